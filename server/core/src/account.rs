@@ -1,0 +1,292 @@
+//! What an AccountRoute and the presence logic share: the live sessions of one account, and
+//! the effects that the logic asks for.
+//!
+//! What must hold: the logic is synchronous and runs in the turn of the account's route, so
+//! it needs no lock; whatever must be durable before anyone hears of it is a [`Persist`],
+//! whose effects run only once its batch is committed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use waystation_xml::Element;
+
+use crate::error::StanzaError;
+use crate::jid::Jid;
+use crate::stanza::Stanza;
+use crate::storage::{Batch, BoxFuture, StorageError};
+
+/// Identity of a bound session, unique for the life of the process: an epoch, so that a stale
+/// unbind cannot remove a newer bind of the same resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// Most JIDs that one session may have sent directed presence to (RFC 6121 4.6.3).
+pub const MAX_DIRECTED: usize = 1_000;
+
+/// What the route knows of one bound session.
+#[derive(Debug)]
+pub struct LiveSession {
+    /// The session's identity.
+    pub id: SessionId,
+    /// Its full JID.
+    pub jid: Jid,
+    /// Last available presence sent without `to`; `None` until initial presence and after
+    /// unavailable presence.
+    pub presence: Option<Stanza>,
+    /// Priority of that presence, -128 to 127 (RFC 6121 4.7.2.3).
+    pub priority: i8,
+    /// True once the session has asked for the roster (RFC 6121 2.2).
+    pub interested: bool,
+    /// JIDs that got directed presence and are owed an unavailable one.
+    pub directed: BTreeSet<Jid>,
+}
+
+impl LiveSession {
+    /// A session that has just been bound.
+    pub fn new(id: SessionId, jid: Jid) -> Self {
+        Self { id, jid, presence: None, priority: 0, interested: false, directed: BTreeSet::new() }
+    }
+
+    /// True once initial presence was sent.
+    pub fn is_available(&self) -> bool {
+        self.presence.is_some()
+    }
+}
+
+/// The live sessions of one account, in the order of their binding.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    list: Vec<LiveSession>,
+}
+
+impl Sessions {
+    /// Adds a session.
+    pub fn insert(&mut self, session: LiveSession) {
+        self.list.push(session);
+    }
+
+    /// Removes a session.
+    pub fn remove(&mut self, id: SessionId) -> Option<LiveSession> {
+        let index = self.list.iter().position(|s| s.id == id)?;
+        Some(self.list.remove(index))
+    }
+
+    /// Finds a session.
+    pub fn get(&self, id: SessionId) -> Option<&LiveSession> {
+        self.list.iter().find(|s| s.id == id)
+    }
+
+    /// Finds a session to change it.
+    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut LiveSession> {
+        self.list.iter_mut().find(|s| s.id == id)
+    }
+
+    /// Finds a session by resource.
+    pub fn by_resource(&self, resource: &str) -> Option<&LiveSession> {
+        self.list.iter().find(|s| s.jid.resource() == Some(resource))
+    }
+
+    /// All sessions.
+    pub fn iter(&self) -> impl Iterator<Item = &LiveSession> {
+        self.list.iter()
+    }
+
+    /// Sessions that have sent initial presence.
+    pub fn available(&self) -> impl Iterator<Item = &LiveSession> {
+        self.list.iter().filter(|s| s.is_available())
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+/// What the logic asks its route to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Hand a stanza to one session of this account.
+    ToSession(SessionId, Stanza),
+    /// Route a stanza by its `to`, to any account, host or domain.
+    Route(Stanza),
+}
+
+/// Changes that must be durable before their effects are seen.
+#[derive(Debug)]
+pub struct Persist {
+    /// What to commit.
+    pub batch: Batch,
+    /// Runs, in order, once committed.
+    pub then: Vec<Effect>,
+    /// Who is told if the commit fails: the error reply is made from this stanza.
+    pub request: Option<Stanza>,
+}
+
+/// Collects what the logic wants done; order is kept, also across commits.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Steps in order. The route runs a step only when all earlier ones are done.
+    pub steps: Vec<Step>,
+}
+
+/// One step of [`Effects`].
+#[derive(Debug)]
+pub enum Step {
+    /// Without waiting for storage.
+    Now(Effect),
+    /// After a commit.
+    Persist(Persist),
+}
+
+impl Effects {
+    /// Hands a stanza to one session of this account.
+    pub fn to_session(&mut self, id: SessionId, stanza: Stanza) {
+        self.steps.push(Step::Now(Effect::ToSession(id, stanza)));
+    }
+
+    /// Routes a stanza by its `to`.
+    pub fn route(&mut self, stanza: Stanza) {
+        self.steps.push(Step::Now(Effect::Route(stanza)));
+    }
+
+    /// Commits first, then runs effects.
+    pub fn persist(&mut self, persist: Persist) {
+        self.steps.push(Step::Persist(persist));
+    }
+}
+
+/// How another entity stands to the account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// The account itself.
+    Own,
+    /// May see the account's presence: subscription `from` or `both`.
+    Subscriber,
+    /// Anyone else.
+    Stranger,
+}
+
+/// Roster, subscriptions and presence of one account (RFC 6121 2 to 4), in memory while the
+/// account's route lives.
+pub trait AccountPresence: Send {
+    /// A presence stanza that one of the account's own sessions sent, of any type, with or
+    /// without `to`. `from` is stamped already.
+    fn outbound(&mut self, sessions: &mut Sessions, id: SessionId, presence: Stanza, effects: &mut Effects);
+
+    /// A presence stanza addressed to the account (bare or full), from anyone.
+    fn inbound(&mut self, sessions: &mut Sessions, presence: Stanza, effects: &mut Effects);
+
+    /// An iq of a namespace in [`PresenceLogic::iq_namespaces`] from one of the account's own
+    /// sessions, to the account itself (or without `to`). The reply is an effect as well.
+    fn iq(&mut self, sessions: &mut Sessions, id: SessionId, iq: Stanza, effects: &mut Effects);
+
+    /// A session has ended; it is no longer in `sessions`. Sends the unavailable presence that
+    /// others are owed if the session did not send it itself.
+    fn session_closed(&mut self, sessions: &mut Sessions, closed: LiveSession, effects: &mut Effects);
+
+    /// How a JID stands to the account.
+    fn relation(&self, jid: &Jid) -> Relation;
+
+    /// A commit of one of this logic's batches failed: the in-memory state is ahead of the
+    /// store, and the route reloads it before the next stanza.
+    fn must_reload_after_failure(&self) -> bool {
+        true
+    }
+
+    /// Called before the account is removed: tells contacts (unsubscribe, unsubscribed,
+    /// unavailable) and deletes what the logic stored.
+    fn account_removed(&mut self, sessions: &mut Sessions, effects: &mut Effects);
+}
+
+/// Makes [`AccountPresence`] values; one per server.
+pub trait PresenceLogic: Send + Sync + 'static {
+    /// Loads an account's state. `account` is a bare JID of a local host.
+    fn load(&self, account: Jid) -> BoxFuture<'static, Result<Box<dyn AccountPresence>, StorageError>>;
+
+    /// Namespaces whose iqs from own sessions are handled by [`AccountPresence::iq`].
+    fn iq_namespaces(&self) -> &'static [&'static str];
+}
+
+/// Why an offline message was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The account's limit is reached.
+    #[error("the account's offline store is full")]
+    Full,
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// One stored offline message.
+#[derive(Clone, Debug)]
+pub struct OfflineMessage {
+    /// Opaque position, increasing in the order of storing.
+    pub key: bytes::Bytes,
+    /// The message, with its delay stamp (XEP-0203).
+    pub stanza: Stanza,
+}
+
+/// The spool of messages for accounts without an available resource (XEP-0160).
+pub trait OfflineStore: Send + Sync + 'static {
+    /// Stores a message; resolves once durable. Calls without awaiting keep their order.
+    fn store(&self, account: Jid, stanza: Stanza) -> BoxFuture<'static, Result<(), OfflineError>>;
+
+    /// The oldest messages after `after`, at most `max`.
+    fn load(
+        &self,
+        account: Jid,
+        after: Option<bytes::Bytes>,
+        max: usize,
+    ) -> BoxFuture<'static, Result<Vec<OfflineMessage>, StorageError>>;
+
+    /// Removes delivered messages.
+    fn remove(&self, account: Jid, keys: Vec<bytes::Bytes>) -> BoxFuture<'static, Result<(), StorageError>>;
+
+    /// How many messages are stored.
+    fn count(&self, account: Jid) -> BoxFuture<'static, Result<usize, StorageError>>;
+
+    /// Removes everything of an account.
+    fn clear(&self, account: Jid) -> BoxFuture<'static, Result<(), StorageError>>;
+}
+
+/// An iq request as handlers see it.
+#[derive(Debug)]
+pub struct IqRequest {
+    /// The whole stanza; `from` is always present.
+    pub stanza: Stanza,
+    /// Sender.
+    pub from: Jid,
+    /// The host or account that is asked.
+    pub target: Jid,
+    /// True for type set.
+    pub set: bool,
+    /// The single child element.
+    pub payload: Element,
+    /// How the sender stands to the account that is asked (strangers to a host).
+    pub relation: Relation,
+    /// The sender's session when it is connected to this server.
+    pub session: Option<SessionId>,
+    /// True when the account that is asked has an available resource; false for hosts.
+    pub available: bool,
+}
+
+/// Answers iqs of one namespace.
+pub trait IqHandler: Send + Sync + 'static {
+    /// The payload of the result (`None` for an empty one), or the error.
+    ///
+    /// The runner adds a timeout (`remote-server-timeout`) and turns a panic into
+    /// `internal-server-error`; the effect must be durable before the future resolves.
+    fn handle(&self, request: IqRequest) -> BoxFuture<'static, Result<Option<Element>, StanzaError>>;
+}
+
+impl<T: IqHandler + ?Sized> IqHandler for Arc<T> {
+    fn handle(&self, request: IqRequest) -> BoxFuture<'static, Result<Option<Element>, StanzaError>> {
+        (**self).handle(request)
+    }
+}

@@ -1,0 +1,233 @@
+//! Addresses (RFC 7622): `local@domain/resource` in one canonical form.
+//!
+//! What must hold: a [`Jid`] is always prepared, so equality of text is equality of address;
+//! cloning one costs a reference count; splitting one costs nothing.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::prep::{self, PrepError};
+
+/// An address: bare (`local@domain` or `domain`) or full (with a resource).
+#[derive(Clone)]
+pub struct Jid {
+    text: Arc<str>,
+    /// Offset of `@`, or 0 when there is no localpart (a localpart is never empty).
+    at: u16,
+    /// Offset of `/`, or 0 when there is no resource (a domain is never empty).
+    slash: u16,
+}
+
+impl Jid {
+    /// Parses and prepares an address.
+    ///
+    /// # Errors
+    /// [`PrepError`] when a part is empty, too long, or holds a forbidden character.
+    pub fn parse(s: &str) -> Result<Self, PrepError> {
+        let (rest, resource) = match s.split_once('/') {
+            Some((rest, resource)) => (rest, Some(resource)),
+            None => (s, None),
+        };
+        let (local, domain) = match rest.split_once('@') {
+            Some((local, domain)) => (Some(local), domain),
+            None => (None, rest),
+        };
+        Self::new(local, domain, resource)
+    }
+
+    /// Prepares and joins the parts.
+    ///
+    /// # Errors
+    /// As [`Jid::parse`].
+    pub fn new(local: Option<&str>, domain: &str, resource: Option<&str>) -> Result<Self, PrepError> {
+        let local = local.map(prep::localpart).transpose()?;
+        let domain = prep::domain(domain)?;
+        let resource = resource.map(prep::resource).transpose()?;
+        Ok(Self::join(local.as_deref(), &domain, resource.as_deref()))
+    }
+
+    /// Joins parts that are prepared already. Parts are at most 1023 bytes, so offsets fit.
+    fn join(local: Option<&str>, domain: &str, resource: Option<&str>) -> Self {
+        let mut text = String::with_capacity(
+            local.map_or(0, |l| l.len() + 1) + domain.len() + resource.map_or(0, |r| r.len() + 1),
+        );
+        let mut at = 0;
+        let mut slash = 0;
+        if let Some(local) = local {
+            text.push_str(local);
+            at = text.len() as u16;
+            text.push('@');
+        }
+        text.push_str(domain);
+        if let Some(resource) = resource {
+            slash = text.len() as u16;
+            text.push('/');
+            text.push_str(resource);
+        }
+        Self { text: text.into(), at, slash }
+    }
+
+    /// The whole address.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The address without its resource, as text.
+    pub fn bare_str(&self) -> &str {
+        if self.slash == 0 { &self.text } else { &self.text[..self.slash as usize] }
+    }
+
+    /// The localpart.
+    pub fn local(&self) -> Option<&str> {
+        (self.at != 0).then(|| &self.text[..self.at as usize])
+    }
+
+    /// The domainpart.
+    pub fn domain(&self) -> &str {
+        let start = if self.at == 0 { 0 } else { self.at as usize + 1 };
+        &self.bare_str()[start..]
+    }
+
+    /// The resourcepart.
+    pub fn resource(&self) -> Option<&str> {
+        (self.slash != 0).then(|| &self.text[self.slash as usize + 1..])
+    }
+
+    /// True when there is no resource.
+    pub fn is_bare(&self) -> bool {
+        self.slash == 0
+    }
+
+    /// The address without its resource.
+    #[must_use]
+    pub fn to_bare(&self) -> Self {
+        if self.slash == 0 {
+            return self.clone();
+        }
+        Self { text: self.bare_str().into(), at: self.at, slash: 0 }
+    }
+
+    /// The domain alone.
+    #[must_use]
+    pub fn to_domain(&self) -> Self {
+        if self.at == 0 && self.slash == 0 {
+            return self.clone();
+        }
+        Self { text: self.domain().into(), at: 0, slash: 0 }
+    }
+
+    /// The bare address with another resource.
+    ///
+    /// # Errors
+    /// [`PrepError`] when the resource cannot be prepared.
+    pub fn with_resource(&self, resource: &str) -> Result<Self, PrepError> {
+        let resource = prep::resource(resource)?;
+        Ok(Self::join(self.local(), self.domain(), Some(&resource)))
+    }
+
+    /// True when both have the same localpart and domain.
+    pub fn bare_eq(&self, other: &Jid) -> bool {
+        self.bare_str() == other.bare_str()
+    }
+
+    /// The shared text.
+    pub fn shared(&self) -> Arc<str> {
+        self.text.clone()
+    }
+
+    /// The address escaped for an attribute value.
+    ///
+    /// Only resources can hold characters that need it.
+    pub fn escaped(&self) -> Cow<'_, str> {
+        if self.text.bytes().any(|b| matches!(b, b'<' | b'>' | b'&' | b'\'' | b'"')) {
+            let mut out = String::with_capacity(self.text.len() + 16);
+            waystation_xml::escape_attr(&self.text, &mut out);
+            Cow::Owned(out)
+        } else {
+            Cow::Borrowed(&self.text)
+        }
+    }
+}
+
+impl PartialEq for Jid {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.text, &other.text) || self.text == other.text
+    }
+}
+impl Eq for Jid {}
+impl Hash for Jid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+impl PartialOrd for Jid {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Jid {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+impl fmt::Display for Jid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+impl fmt::Debug for Jid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.text)
+    }
+}
+impl FromStr for Jid {
+    type Err = PrepError;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Self::parse(s)
+    }
+}
+/// Lets a map keyed by bare addresses be asked with [`Jid::bare_str`], without a copy.
+impl std::borrow::Borrow<str> for Jid {
+    fn borrow(&self) -> &str {
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jid(s: &str) -> Jid {
+        Jid::parse(s).unwrap()
+    }
+
+    #[test]
+    fn parts_are_found() {
+        let full = jid("Romeo@Montague.Example/Orchard / x@y");
+        assert_eq!(full.local(), Some("romeo"));
+        assert_eq!(full.domain(), "montague.example");
+        assert_eq!(full.resource(), Some("Orchard / x@y"));
+        assert_eq!(full.bare_str(), "romeo@montague.example");
+        assert_eq!(full.to_bare(), jid("romeo@montague.example"));
+        assert_eq!(full.to_domain(), jid("montague.example"));
+        assert_eq!(jid("localhost/r").local(), None);
+        assert_eq!(jid("localhost/r").domain(), "localhost");
+    }
+
+    #[test]
+    fn f8_malformed_addresses_are_refused() {
+        for bad in ["", "@", "a@", "@b", "a@b@c", "a@b/", "/r", "a@b/\u{0}", "a b@c", "a@-", "a@b..c"] {
+            assert!(Jid::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+        assert!(Jid::parse(&format!("{}@b", "a".repeat(1024))).is_err());
+        assert!(Jid::parse(&format!("{}@b", "a".repeat(1023))).is_ok());
+    }
+
+    #[test]
+    fn resources_are_escaped_for_attributes() {
+        assert_eq!(jid("a@b/<'&\">").escaped(), "a@b/&lt;&apos;&amp;&quot;&gt;");
+    }
+}

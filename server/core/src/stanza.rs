@@ -1,0 +1,455 @@
+//! The stanza: a parsed head, an untouched tail (RFC 6120 8, RFC 6121).
+//!
+//! What must hold: `head` + `tail` is one well-formed element that means the same under any
+//! stream whose content namespace is `jabber:client`; `head` ends before the `>` or `/>` of
+//! the start tag; the tail is shared, so that a copy for another recipient costs a new head
+//! at most; addresses and the type in the struct always agree with the head's attributes.
+
+use bytes::Bytes;
+use waystation_xml::{Element, escape_attr, escape_text};
+
+use crate::error::StanzaError;
+use crate::jid::Jid;
+
+/// Content namespace of client streams.
+pub const NS_CLIENT: &str = "jabber:client";
+
+/// Which of the three stanzas it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `<message/>`
+    Message,
+    /// `<presence/>`
+    Presence,
+    /// `<iq/>`
+    Iq,
+}
+
+impl Kind {
+    /// The element's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Presence => "presence",
+            Self::Iq => "iq",
+        }
+    }
+}
+
+/// Kind and type attribute of a stanza.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StanzaType {
+    /// A message (RFC 6121 5.2.2).
+    Message(MessageType),
+    /// Presence (RFC 6121 4.7.1).
+    Presence(PresenceType),
+    /// An iq (RFC 6120 8.2.3).
+    Iq(IqType),
+}
+
+/// Message types; an unknown one counts as normal (RFC 6121 5.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MessageType {
+    /// The default.
+    Normal,
+    /// One-to-one conversation.
+    Chat,
+    /// Sent to or by a room.
+    Groupchat,
+    /// An alert that expects no reply and is not stored.
+    Headline,
+    /// An error reply.
+    Error,
+}
+
+/// Presence types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PresenceType {
+    /// No type attribute.
+    Available,
+    /// No longer available.
+    Unavailable,
+    /// Request for a subscription.
+    Subscribe,
+    /// A subscription is granted.
+    Subscribed,
+    /// End of the sender's subscription.
+    Unsubscribe,
+    /// A subscription is refused or withdrawn.
+    Unsubscribed,
+    /// Request for the current presence; servers only.
+    Probe,
+    /// An error reply.
+    Error,
+}
+
+/// Iq types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IqType {
+    /// Asks for data.
+    Get,
+    /// Changes data.
+    Set,
+    /// Answers a get or set.
+    Result,
+    /// Refuses a get or set.
+    Error,
+}
+
+impl StanzaType {
+    /// Which of the three stanzas.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Message(_) => Kind::Message,
+            Self::Presence(_) => Kind::Presence,
+            Self::Iq(_) => Kind::Iq,
+        }
+    }
+
+    /// The type attribute's value; `None` when the default leaves it out.
+    pub fn attribute(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Message(MessageType::Normal) | Self::Presence(PresenceType::Available) => return None,
+            Self::Message(MessageType::Chat) => "chat",
+            Self::Message(MessageType::Groupchat) => "groupchat",
+            Self::Message(MessageType::Headline) => "headline",
+            Self::Message(MessageType::Error) | Self::Presence(PresenceType::Error) | Self::Iq(IqType::Error) => {
+                "error"
+            }
+            Self::Presence(PresenceType::Unavailable) => "unavailable",
+            Self::Presence(PresenceType::Subscribe) => "subscribe",
+            Self::Presence(PresenceType::Subscribed) => "subscribed",
+            Self::Presence(PresenceType::Unsubscribe) => "unsubscribe",
+            Self::Presence(PresenceType::Unsubscribed) => "unsubscribed",
+            Self::Presence(PresenceType::Probe) => "probe",
+            Self::Iq(IqType::Get) => "get",
+            Self::Iq(IqType::Set) => "set",
+            Self::Iq(IqType::Result) => "result",
+        })
+    }
+
+    /// Reads a type attribute; `None` when the kind does not define it.
+    pub fn parse(kind: Kind, attribute: Option<&str>) -> Option<Self> {
+        Some(match kind {
+            Kind::Message => Self::Message(match attribute {
+                Some("chat") => MessageType::Chat,
+                Some("groupchat") => MessageType::Groupchat,
+                Some("headline") => MessageType::Headline,
+                Some("error") => MessageType::Error,
+                _ => MessageType::Normal,
+            }),
+            Kind::Presence => Self::Presence(match attribute {
+                None => PresenceType::Available,
+                Some("unavailable") => PresenceType::Unavailable,
+                Some("subscribe") => PresenceType::Subscribe,
+                Some("subscribed") => PresenceType::Subscribed,
+                Some("unsubscribe") => PresenceType::Unsubscribe,
+                Some("unsubscribed") => PresenceType::Unsubscribed,
+                Some("probe") => PresenceType::Probe,
+                Some("error") => PresenceType::Error,
+                Some(_) => return None,
+            }),
+            Kind::Iq => Self::Iq(match attribute {
+                Some("get") => IqType::Get,
+                Some("set") => IqType::Set,
+                Some("result") => IqType::Result,
+                Some("error") => IqType::Error,
+                _ => return None,
+            }),
+        })
+    }
+
+    /// The error type of the same kind.
+    pub fn error_of(kind: Kind) -> Self {
+        match kind {
+            Kind::Message => Self::Message(MessageType::Error),
+            Kind::Presence => Self::Presence(PresenceType::Error),
+            Kind::Iq => Self::Iq(IqType::Error),
+        }
+    }
+
+    /// True for type `error`.
+    pub fn is_error(self) -> bool {
+        self == Self::error_of(self.kind())
+    }
+}
+
+/// Name and namespace of a stanza's first child element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildName {
+    /// Local name.
+    pub name: Box<str>,
+    /// Namespace.
+    pub namespace: Box<str>,
+}
+
+/// A stanza on its way through the server.
+#[derive(Clone, Debug)]
+pub struct Stanza {
+    pub(crate) head: Bytes,
+    pub(crate) tail: Bytes,
+    pub(crate) stanza_type: StanzaType,
+    pub(crate) from: Option<Jid>,
+    pub(crate) to: Option<Jid>,
+    /// Raw (escaped) id, a slice of the head it came with.
+    pub(crate) id: Option<Bytes>,
+    /// Raw (escaped) `xml:lang`.
+    pub(crate) lang: Option<Bytes>,
+    /// Attributes and namespace declarations besides the five above, verbatim with a leading space.
+    pub(crate) extra: Bytes,
+    pub(crate) child: Option<Box<ChildName>>,
+}
+
+impl Stanza {
+    /// Kind and type.
+    pub fn stanza_type(&self) -> StanzaType {
+        self.stanza_type
+    }
+
+    /// Which of the three stanzas.
+    pub fn kind(&self) -> Kind {
+        self.stanza_type.kind()
+    }
+
+    /// Sender.
+    pub fn from(&self) -> Option<&Jid> {
+        self.from.as_ref()
+    }
+
+    /// Recipient.
+    pub fn to(&self) -> Option<&Jid> {
+        self.to.as_ref()
+    }
+
+    /// The id as it stands in the attribute, still escaped.
+    pub fn raw_id(&self) -> Option<&str> {
+        // The head was proven UTF-8 by the framer or written from a `str`.
+        self.id.as_deref().and_then(|id| std::str::from_utf8(id).ok())
+    }
+
+    /// The id.
+    pub fn id(&self) -> Option<std::borrow::Cow<'_, str>> {
+        self.raw_id().map(waystation_xml::unescape)
+    }
+
+    /// The `xml:lang` attribute, still escaped.
+    pub fn raw_lang(&self) -> Option<&str> {
+        self.lang.as_deref().and_then(|lang| std::str::from_utf8(lang).ok())
+    }
+
+    /// Name and namespace of the first child element.
+    pub fn child(&self) -> Option<(&str, &str)> {
+        self.child.as_deref().map(|c| (&*c.name, &*c.namespace))
+    }
+
+    /// The start tag up to its end, and the rest.
+    pub fn wire(&self) -> (&Bytes, &Bytes) {
+        (&self.head, &self.tail)
+    }
+
+    /// Length on the wire in bytes.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// Never true: a stanza has a start tag.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes as one piece.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut out = Vec::with_capacity(self.len());
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(&self.tail);
+        out.into()
+    }
+
+    /// The whole stanza as a tree, parsed anew: for modules, never on the relay path.
+    ///
+    /// # Errors
+    /// Only when a bug built a stanza that is not well-formed.
+    pub fn element(&self) -> Result<Element, waystation_xml::XmlError> {
+        Element::parse(&self.to_bytes(), NS_CLIENT)
+    }
+
+    /// The same stanza with another sender, recipient or type; the tail stays shared.
+    #[must_use]
+    pub fn readdressed(&self, from: Option<Jid>, to: Option<Jid>) -> Self {
+        let mut out = self.clone();
+        out.from = from;
+        out.to = to;
+        out.rewrite_head();
+        out
+    }
+
+    /// The same stanza with another sender.
+    #[must_use]
+    pub fn with_from(&self, from: Jid) -> Self {
+        self.readdressed(Some(from), self.to.clone())
+    }
+
+    /// The same stanza with another recipient.
+    #[must_use]
+    pub fn with_to(&self, to: Jid) -> Self {
+        self.readdressed(self.from.clone(), Some(to))
+    }
+
+    /// The same stanza with `xml` (well-formed elements that declare their own namespaces)
+    /// added as its last children, for example a `<delay/>` stamp.
+    #[must_use]
+    pub fn with_appended(&self, xml: &str) -> Self {
+        let mut out = self.clone();
+        let mut tail = Vec::with_capacity(self.tail.len() + xml.len() + 12);
+        match self.tail.strip_suffix(b"/>".as_slice()) {
+            // The tail of an empty stanza is `/>` alone, perhaps after white space.
+            Some(_) if self.child.is_none() && !self.tail.contains(&b'<') => {
+                tail.push(b'>');
+            }
+            _ => {
+                let end = self.tail.iter().rposition(|&b| b == b'<').unwrap_or(self.tail.len());
+                tail.extend_from_slice(&self.tail[..end]);
+            }
+        }
+        tail.extend_from_slice(xml.as_bytes());
+        tail.extend_from_slice(b"</");
+        tail.extend_from_slice(self.kind().as_str().as_bytes());
+        tail.push(b'>');
+        out.tail = tail.into();
+        out
+    }
+
+    /// A stanza whose content is `inner`: well-formed elements in `jabber:client`, or with
+    /// namespace declarations of their own.
+    pub fn build(
+        stanza_type: StanzaType,
+        from: Option<Jid>,
+        to: Option<Jid>,
+        raw_id: Option<&str>,
+        inner: &str,
+    ) -> Self {
+        let name = stanza_type.kind().as_str();
+        let tail = if inner.is_empty() {
+            Bytes::from_static(b"/>")
+        } else {
+            format!(">{inner}</{name}>").into()
+        };
+        let mut out = Self {
+            head: Bytes::new(),
+            tail,
+            stanza_type,
+            from,
+            to,
+            id: raw_id.map(|id| Bytes::copy_from_slice(id.as_bytes())),
+            lang: None,
+            extra: Bytes::new(),
+            child: first_child(inner),
+        };
+        out.rewrite_head();
+        out
+    }
+
+    /// A stanza whose only child is `payload`.
+    pub fn with_payload(
+        stanza_type: StanzaType,
+        from: Option<Jid>,
+        to: Option<Jid>,
+        raw_id: Option<&str>,
+        payload: &Element,
+    ) -> Self {
+        let mut inner = String::new();
+        payload.write(&mut inner, NS_CLIENT);
+        Self::build(stanza_type, from, to, raw_id, &inner)
+    }
+
+    /// The reply of an iq: addresses swapped, same id, type result.
+    #[must_use]
+    pub fn result(&self, payload: Option<&Element>) -> Self {
+        let mut inner = String::new();
+        if let Some(payload) = payload {
+            payload.write(&mut inner, NS_CLIENT);
+        }
+        Self::build(StanzaType::Iq(IqType::Result), self.to.clone(), self.from.clone(), self.raw_id(), &inner)
+    }
+
+    /// The error reply (RFC 6120 8.3), or `None` for stanzas that must not be answered with
+    /// one: errors and iq results (X18).
+    #[must_use]
+    pub fn error_reply(&self, error: &StanzaError) -> Option<Self> {
+        if self.stanza_type.is_error() || self.stanza_type == StanzaType::Iq(IqType::Result) {
+            return None;
+        }
+        let mut inner = String::new();
+        error.write(&mut inner);
+        Some(Self::build(
+            StanzaType::error_of(self.kind()),
+            self.to.clone(),
+            self.from.clone(),
+            self.raw_id(),
+            &inner,
+        ))
+    }
+
+    pub(crate) fn rewrite_head(&mut self) {
+        let name = self.kind().as_str();
+        let mut out = Vec::with_capacity(
+            96 + self.extra.len()
+                + self.from.as_ref().map_or(0, |j| j.as_str().len())
+                + self.to.as_ref().map_or(0, |j| j.as_str().len())
+                + self.id.as_ref().map_or(0, Bytes::len),
+        );
+        out.push(b'<');
+        out.extend_from_slice(name.as_bytes());
+        if let Some(from) = &self.from {
+            attribute(&mut out, " from='", from.escaped().as_bytes());
+        }
+        if let Some(to) = &self.to {
+            attribute(&mut out, " to='", to.escaped().as_bytes());
+        }
+        if let Some(kind) = self.stanza_type.attribute() {
+            attribute(&mut out, " type='", kind.as_bytes());
+        }
+        if let Some(id) = &self.id {
+            attribute(&mut out, " id='", id);
+        }
+        if let Some(lang) = &self.lang {
+            attribute(&mut out, " xml:lang='", lang);
+        }
+        out.extend_from_slice(&self.extra);
+        self.head = out.into();
+    }
+}
+
+/// Writes ` name='value'`; `value` is escaped already, but a raw value from the wire may have
+/// stood between double quotes and hold an apostrophe.
+pub(crate) fn attribute(out: &mut Vec<u8>, start: &str, value: &[u8]) {
+    out.extend_from_slice(start.as_bytes());
+    if value.contains(&b'\'') {
+        for &b in value {
+            if b == b'\'' { out.extend_from_slice(b"&apos;") } else { out.push(b) }
+        }
+    } else {
+        out.extend_from_slice(value);
+    }
+    out.push(b'\'');
+}
+
+fn first_child(inner: &str) -> Option<Box<ChildName>> {
+    if inner.is_empty() {
+        return None;
+    }
+    let wrapped = format!("<x xmlns='{NS_CLIENT}'>{inner}</x>");
+    let element = Element::parse(wrapped.as_bytes(), NS_CLIENT).ok()?;
+    let child = element.children().next()?;
+    Some(Box::new(ChildName { name: child.name().into(), namespace: child.namespace().into() }))
+}
+
+/// A `<message/>` with a text body, for notices that the server itself sends.
+pub fn text_message(from: Jid, to: Jid, id: &str, text: &str) -> Stanza {
+    let mut inner = String::from("<body>");
+    escape_text(text, &mut inner);
+    inner.push_str("</body>");
+    let mut raw_id = String::new();
+    escape_attr(id, &mut raw_id);
+    Stanza::build(StanzaType::Message(MessageType::Normal), Some(from), Some(to), Some(&raw_id), &inner)
+}

@@ -1,0 +1,90 @@
+//! The threads that actors live on.
+//!
+//! What must hold: an account's sessions and its route share one arbiter, chosen by the bare
+//! JID's hash, so that a message between them wakes no other thread; arbiter 0 is the
+//! system's own thread, so that a server on one core runs on one thread.
+
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use actix_rt::{Arbiter, ArbiterHandle};
+
+/// The server's arbiters.
+pub struct Arbiters {
+    handles: Vec<ArbiterHandle>,
+    /// Arbiters that this set started, joined by [`Arbiters::stop`].
+    owned: std::sync::Mutex<Vec<Arbiter>>,
+}
+
+impl Arbiters {
+    /// Starts `count` arbiters (at least one), the first being the current thread's.
+    ///
+    /// Must be called inside a running actix system.
+    pub fn start(count: usize) -> Self {
+        let mut handles = vec![Arbiter::current()];
+        let mut owned = Vec::new();
+        for _ in 1..count.max(1) {
+            let arbiter = Arbiter::new();
+            handles.push(arbiter.handle());
+            owned.push(arbiter);
+        }
+        Self { handles, owned: std::sync::Mutex::new(owned) }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// The arbiter of an account.
+    pub fn place(&self, bare_jid: &str) -> usize {
+        if self.handles.len() == 1 {
+            return 0;
+        }
+        let mut hasher = DefaultHasher::new();
+        bare_jid.hash(&mut hasher);
+        // The remainder is below the count, which is a usize.
+        (hasher.finish() % self.handles.len() as u64) as usize
+    }
+
+    /// Runs `start` on an arbiter's thread, where it may start actors and local tasks. False
+    /// when the arbiter has ended, which happens only while the server stops.
+    pub fn run_on(&self, index: usize, start: impl FnOnce() + Send + 'static) -> bool {
+        self.handles[index % self.handles.len()].spawn_fn(start)
+    }
+
+    /// Runs a future on an arbiter's thread.
+    pub fn spawn_on(&self, index: usize, future: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.handles[index % self.handles.len()].spawn(future)
+    }
+
+    /// Stops and joins the arbiters that [`Arbiters::start`] started.
+    pub fn stop(&self) {
+        let owned = std::mem::take(&mut *self.owned.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for arbiter in &owned {
+            arbiter.stop();
+        }
+        for arbiter in owned {
+            // A panic of an arbiter's thread was reported by the panic hook already.
+            let _ = arbiter.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_rt::test]
+    async fn an_account_stays_on_its_arbiter_and_work_runs_there() {
+        let arbiters = Arbiters::start(3);
+        assert_eq!(arbiters.count(), 3);
+        assert_eq!(arbiters.place("a@b"), arbiters.place("a@b"));
+        let used: std::collections::HashSet<_> = (0..100).map(|i| arbiters.place(&format!("u{i}@b"))).collect();
+        assert_eq!(used.len(), 3);
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        assert!(arbiters.run_on(2, move || drop(tx.send(std::thread::current().id()))));
+        assert_ne!(rx.await.unwrap(), std::thread::current().id());
+        arbiters.stop();
+    }
+}

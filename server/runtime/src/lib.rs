@@ -1,0 +1,13 @@
+//! What the actors run on: arbiters, outlets with byte credits, a timer wheel, the drain signal.
+//!
+//! What must hold: every queue between actors is an [`outlet`], bounded in bytes and items;
+//! an idle actor owns no timer of its own, only a place in its arbiter's wheel.
+
+pub mod arbiters;
+pub mod drain;
+pub mod outlet;
+pub mod wheel;
+
+pub use arbiters::Arbiters;
+pub use drain::{Drain, DrainSignal};
+pub use outlet::{Inlet, Offer, Outlet, Weigh, outlet};
