@@ -1,0 +1,559 @@
+//! The state machine that proves one unit of a stream well-formed: an XML declaration, a stream header, a
+//! top-level element or the end tag of the stream.
+//!
+//! It is given all bytes of the unit that have arrived, and stops where they end; given more, it goes on
+//! from there. So each byte is looked at a bounded number of times however the input is split, and what it
+//! finds depends on the bytes alone, never on the split: every decision is made at the first byte that
+//! allows it.
+
+use smallvec::SmallVec;
+
+use crate::chars::{self, Decoded, NAME, SPACE, START, VALUE, is};
+use crate::declaration;
+use crate::error::XmlError;
+use crate::head::{Attribute, Head, NsName, Span};
+use crate::limits::Bounds;
+use crate::scope::Scope;
+
+/// Where in a stream a unit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At the very start, where an XML declaration may stand.
+    Start,
+    /// Before the stream header.
+    Prolog,
+    /// After the stream header.
+    Stream,
+    /// In a transport that sends complete elements without a stream header.
+    Frames,
+}
+
+/// What a unit is read against.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) place: Place,
+    pub(crate) bounds: Bounds,
+    pub(crate) scope: &'a Scope,
+}
+
+/// What a unit turned out to be, and how many bytes it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Not complete yet.
+    Partial,
+    Declaration(usize),
+    Header(usize),
+    Stanza(usize),
+    Close(usize),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// After `<`.
+    #[default]
+    Markup,
+    /// Within the name of a start tag.
+    Name,
+    /// After the name of a start tag or an attribute value: white space or the end of the tag.
+    AfterName,
+    /// After white space in a start tag.
+    BeforeAttribute,
+    AttributeName,
+    AfterAttributeName,
+    BeforeValue,
+    Value,
+    /// After the `/` of an empty-element tag.
+    EmptyEnd,
+    EndName,
+    AfterEndName,
+    Content,
+    /// After `&`.
+    Reference,
+    Decimal,
+    Hexadecimal,
+    /// After `<!`.
+    Bang,
+    CdataOpen,
+    Cdata,
+    /// After `<?`.
+    Question,
+    Declaration,
+}
+
+/// An open element.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open {
+    /// Name with prefix.
+    pub(crate) name: Span,
+    /// How many bindings were in force outside of it.
+    pub(crate) outer_bindings: u16,
+}
+
+/// A namespace declaration in force. An empty prefix stands for the default namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Binding {
+    pub(crate) prefix: Span,
+    pub(crate) name: NsName,
+}
+
+/// The state of reading one unit. All offsets count from the `<` that starts the unit.
+#[derive(Debug, Default)]
+pub(crate) struct Scanner {
+    /// Where to go on.
+    at: usize,
+    state: State,
+    /// Start of the current name, value, or what follows `<`.
+    token: usize,
+    /// Start of what follows `&`.
+    reference: usize,
+    /// Offset of the colon in the current name; 0 if none was met.
+    colon: usize,
+    /// The number of the current character reference.
+    code: u32,
+    /// The current character reference has a digit.
+    digits: bool,
+    /// The quote around the current attribute value; 0 in content.
+    quote: u8,
+    /// Elements begun.
+    elements: u32,
+    /// Name of the current start tag, prefix included, and its colon.
+    pub(crate) name: Span,
+    pub(crate) name_colon: usize,
+    pub(crate) stack: SmallVec<[Open; 8]>,
+    pub(crate) bindings: SmallVec<[Binding; 4]>,
+    /// Its `attributes` end with those of the tag being read; `head_attributes` are the head's own.
+    pub(crate) head: Head,
+    pub(crate) head_attributes: usize,
+}
+
+impl Scanner {
+    /// Makes ready for another unit, keeping memory.
+    pub(crate) fn reset(&mut self) {
+        let mut stack = std::mem::take(&mut self.stack);
+        let mut bindings = std::mem::take(&mut self.bindings);
+        let mut attributes = std::mem::take(&mut self.head.attributes);
+        stack.clear();
+        bindings.clear();
+        attributes.clear();
+        *self = Self { stack, bindings, head: Head { attributes, ..Head::default() }, ..Self::default() };
+    }
+
+    /// Goes on reading. `data` is the unit from its first byte, `<`; it has at least the bytes of the call
+    /// before.
+    pub(crate) fn run(&mut self, data: &[u8], context: Context<'_>) -> Result<Unit, XmlError> {
+        let mut at = self.at.max(1);
+        let mut state = self.state;
+        macro_rules! partial {
+            () => {{
+                self.at = at;
+                self.state = state;
+                return Ok(Unit::Partial);
+            }};
+        }
+        macro_rules! byte {
+            () => {
+                match data.get(at) {
+                    Some(&byte) => byte,
+                    None => partial!(),
+                }
+            };
+        }
+        loop {
+            match state {
+                State::Content => {
+                    at = chars::skip_text(data, at);
+                    match byte!() {
+                        b'<' => {
+                            at += 1;
+                            state = State::Markup;
+                        }
+                        b'&' => {
+                            at += 1;
+                            self.reference = at;
+                            state = State::Reference;
+                        }
+                        // Brackets just before are literal text: all markup ends in `>` or `;`.
+                        b'>' if !data[..at].ends_with(b"]]") => at += 1,
+                        0x80.. => match skip_characters(data, &mut at)? {
+                            true => {}
+                            false => partial!(),
+                        },
+                        _ => return Err(XmlError::NotWellFormed),
+                    }
+                }
+                State::Markup => match byte!() {
+                    b if b >= 0x80 || is(b, START) => {
+                        self.begin_element(context.bounds)?;
+                        self.token = at;
+                        self.colon = 0;
+                        state = State::Name;
+                    }
+                    b'/' => {
+                        if self.stack.is_empty() && context.place != Place::Stream {
+                            return Err(XmlError::NotWellFormed);
+                        }
+                        if self.stack.len() == 1 {
+                            self.head.close_start = at - 1;
+                        }
+                        at += 1;
+                        self.token = at;
+                        state = State::EndName;
+                    }
+                    b'!' => {
+                        self.token = at - 1;
+                        at += 1;
+                        state = State::Bang;
+                    }
+                    b'?' => {
+                        at += 1;
+                        self.token = at;
+                        state = State::Question;
+                    }
+                    0 if context.place == Place::Start => return Err(XmlError::UnsupportedEncoding),
+                    _ => return Err(XmlError::NotWellFormed),
+                },
+                State::Name => {
+                    if !self.scan_name(data, &mut at)? {
+                        partial!();
+                    }
+                    self.name = Span::new(self.token, at);
+                    self.name_colon = self.colon;
+                    state = State::AfterName;
+                }
+                State::AfterName | State::BeforeAttribute => {
+                    let start = at;
+                    at = chars::skip(data, at, SPACE);
+                    if at > start {
+                        state = State::BeforeAttribute;
+                    }
+                    match byte!() {
+                        b'>' => {
+                            at += 1;
+                            if let Some(unit) = self.end_start_tag(data, at, false, context)? {
+                                return Ok(unit);
+                            }
+                            state = State::Content;
+                        }
+                        b'/' => {
+                            at += 1;
+                            state = State::EmptyEnd;
+                        }
+                        b if (b >= 0x80 || is(b, START)) && state == State::BeforeAttribute => {
+                            let count = self.head.attributes.len() - self.head_attributes;
+                            if count >= usize::from(context.bounds.attributes) {
+                                return Err(XmlError::TooManyAttributes);
+                            }
+                            self.token = at;
+                            self.colon = 0;
+                            state = State::AttributeName;
+                        }
+                        _ => return Err(XmlError::NotWellFormed),
+                    }
+                }
+                State::AttributeName => {
+                    if !self.scan_name(data, &mut at)? {
+                        partial!();
+                    }
+                    self.begin_attribute(data, at);
+                    state = State::AfterAttributeName;
+                }
+                State::AfterAttributeName => {
+                    at = chars::skip(data, at, SPACE);
+                    if byte!() != b'=' {
+                        return Err(XmlError::NotWellFormed);
+                    }
+                    at += 1;
+                    state = State::BeforeValue;
+                }
+                State::BeforeValue => {
+                    at = chars::skip(data, at, SPACE);
+                    self.quote = byte!();
+                    if self.quote != b'"' && self.quote != b'\'' {
+                        return Err(XmlError::NotWellFormed);
+                    }
+                    at += 1;
+                    self.token = at;
+                    state = State::Value;
+                }
+                State::Value => {
+                    at = chars::skip(data, at, VALUE);
+                    match byte!() {
+                        b if b == self.quote => {
+                            if let Some(attribute) = self.head.attributes.last_mut() {
+                                attribute.value = Span::new(self.token, at);
+                            }
+                            self.quote = 0;
+                            at += 1;
+                            state = State::AfterName;
+                        }
+                        b'"' | b'\'' => at += 1,
+                        b'&' => {
+                            self.mark_entities();
+                            at += 1;
+                            self.reference = at;
+                            state = State::Reference;
+                        }
+                        b'\t' | b'\n' | b'\r' => {
+                            self.mark_entities();
+                            at += 1;
+                        }
+                        0x80.. => match skip_characters(data, &mut at)? {
+                            true => {}
+                            false => partial!(),
+                        },
+                        _ => return Err(XmlError::NotWellFormed),
+                    }
+                }
+                State::EmptyEnd => {
+                    if byte!() != b'>' {
+                        return Err(XmlError::NotWellFormed);
+                    }
+                    at += 1;
+                    if let Some(unit) = self.end_start_tag(data, at, true, context)? {
+                        return Ok(unit);
+                    }
+                    state = State::Content;
+                }
+                State::EndName => {
+                    let expected = match self.stack.last() {
+                        Some(open) => open.name.slice(data),
+                        None => context.scope.root(),
+                    };
+                    let remaining = &expected[at - self.token..];
+                    let arrived = &data[at..data.len().min(at + remaining.len())];
+                    if !remaining.starts_with(arrived) {
+                        return Err(XmlError::NotWellFormed);
+                    }
+                    at += arrived.len();
+                    if arrived.len() < remaining.len() {
+                        partial!();
+                    }
+                    state = State::AfterEndName;
+                }
+                State::AfterEndName => {
+                    at = chars::skip(data, at, SPACE);
+                    if byte!() != b'>' {
+                        return Err(XmlError::NotWellFormed);
+                    }
+                    at += 1;
+                    let Some(open) = self.stack.pop() else { return Ok(Unit::Close(at)) };
+                    if self.stack.is_empty() {
+                        return Ok(Unit::Stanza(at));
+                    }
+                    self.bindings.truncate(usize::from(open.outer_bindings));
+                    state = State::Content;
+                }
+                State::Reference => match reference(&data[self.reference..])? {
+                    Reference::Partial => partial!(),
+                    Reference::Named(len) => {
+                        at = self.reference + len;
+                        state = self.after_reference();
+                    }
+                    Reference::Decimal => {
+                        at = self.reference + 1;
+                        (self.code, self.digits) = (0, false);
+                        state = State::Decimal;
+                    }
+                    Reference::Hexadecimal => {
+                        at = self.reference + 2;
+                        (self.code, self.digits) = (0, false);
+                        state = State::Hexadecimal;
+                    }
+                },
+                State::Decimal | State::Hexadecimal => {
+                    let radix = if state == State::Decimal { 10 } else { 16 };
+                    match byte!() {
+                        b';' if self.digits && chars::is_xml_char(self.code) => {
+                            at += 1;
+                            state = self.after_reference();
+                        }
+                        b => {
+                            let digit = (b as char).to_digit(radix).ok_or(XmlError::NotWellFormed)?;
+                            self.code = self.code * radix + digit;
+                            // Checked at each digit, so the number cannot overflow.
+                            if self.code > 0x10FFFF {
+                                return Err(XmlError::NotWellFormed);
+                            }
+                            self.digits = true;
+                            at += 1;
+                        }
+                    }
+                }
+                State::Bang => match byte!() {
+                    b'-' | b'A'..=b'Z' => return Err(XmlError::Restricted),
+                    b'[' if !self.stack.is_empty() => state = State::CdataOpen,
+                    b'[' if context.place == Place::Stream => return Err(XmlError::BadFormat),
+                    _ => return Err(XmlError::NotWellFormed),
+                },
+                State::CdataOpen => {
+                    let remaining = &b"<![CDATA["[at - self.token..];
+                    let Some(expected) = remaining.first() else {
+                        self.head.reserialise = true;
+                        state = State::Cdata;
+                        continue;
+                    };
+                    if byte!() != *expected {
+                        return Err(XmlError::NotWellFormed);
+                    }
+                    at += 1;
+                }
+                State::Cdata => {
+                    at = chars::skip_text(data, at);
+                    match byte!() {
+                        b'>' => {
+                            if data[..at].ends_with(b"]]") {
+                                state = State::Content;
+                            }
+                            at += 1;
+                        }
+                        b'<' | b'&' => at += 1,
+                        0x80.. => match skip_characters(data, &mut at)? {
+                            true => {}
+                            false => partial!(),
+                        },
+                        _ => return Err(XmlError::NotWellFormed),
+                    }
+                }
+                State::Question => {
+                    let target = &data[self.token..];
+                    let known = target.len().min(3);
+                    if target[..known] != b"xml"[..known] {
+                        return Err(XmlError::Restricted);
+                    }
+                    match target.get(3) {
+                        None => partial!(),
+                        Some(&b) if is(b, SPACE) || b == b'?' => {}
+                        Some(_) => return Err(XmlError::Restricted),
+                    }
+                    if context.place != Place::Start {
+                        return Err(XmlError::NotWellFormed);
+                    }
+                    at = self.token + 3;
+                    state = State::Declaration;
+                }
+                State::Declaration => {
+                    let Some(length) = memchr::memchr(b'>', &data[at..]) else {
+                        at = data.len();
+                        partial!();
+                    };
+                    at += length + 1;
+                    declaration::check(&data[..at])?;
+                    return Ok(Unit::Declaration(at));
+                }
+            }
+        }
+    }
+
+    /// Goes on within a name that starts at `token`. True at its end, false where the data ends.
+    fn scan_name(&mut self, data: &[u8], at: &mut usize) -> Result<bool, XmlError> {
+        loop {
+            let first = *at == self.token || *at == self.colon + 1;
+            if !first {
+                *at = chars::skip(data, *at, NAME);
+            }
+            let Some(&byte) = data.get(*at) else { return Ok(false) };
+            match byte {
+                0x80.. => match chars::decode(data, *at) {
+                    Decoded::Partial => return Ok(false),
+                    Decoded::Char(code, len)
+                        if if first { chars::is_name_start(code) } else { chars::is_name_char(code) } =>
+                    {
+                        *at += len;
+                    }
+                    _ => return Err(XmlError::NotWellFormed),
+                },
+                _ if first && is(byte, START) => *at += 1,
+                _ if first => return Err(XmlError::NotWellFormed),
+                // A second colon makes it no qualified name (Namespaces in XML, section 4).
+                b':' if self.colon == 0 => {
+                    self.colon = *at;
+                    *at += 1;
+                }
+                b':' => return Err(XmlError::NotWellFormed),
+                _ => return Ok(true),
+            }
+        }
+    }
+
+    fn begin_element(&mut self, bounds: Bounds) -> Result<(), XmlError> {
+        self.elements += 1;
+        if self.elements > bounds.elements {
+            return Err(XmlError::TooManyElements);
+        }
+        if self.stack.len() >= usize::from(bounds.depth) {
+            return Err(XmlError::TooDeep);
+        }
+        Ok(())
+    }
+
+    /// Notes the attribute whose name ends at `end`.
+    fn begin_attribute(&mut self, data: &[u8], end: usize) {
+        let (prefix, local) = split_name(Span::new(self.token, end), self.colon);
+        let declares = if prefix.is_empty() { local } else { prefix };
+        self.head.attributes.push(Attribute {
+            prefix,
+            local,
+            is_declaration: declares.slice(data) == b"xmlns",
+            ..Attribute::default()
+        });
+    }
+
+    fn mark_entities(&mut self) {
+        if let Some(attribute) = self.head.attributes.last_mut() {
+            attribute.has_entities = true;
+        }
+    }
+
+    fn after_reference(&self) -> State {
+        if self.quote == 0 { State::Content } else { State::Value }
+    }
+}
+
+/// Splits a name at its colon into prefix and local name.
+pub(crate) fn split_name(name: Span, colon: usize) -> (Span, Span) {
+    if colon == 0 {
+        return (Span { start: name.start, end: name.start }, name);
+    }
+    let colon = colon as u32;
+    (Span { start: name.start, end: colon }, Span { start: colon + 1, end: name.end })
+}
+
+/// Skips characters beyond ASCII. False where the data ends within one.
+fn skip_characters(data: &[u8], at: &mut usize) -> Result<bool, XmlError> {
+    while data.get(*at).is_some_and(|b| *b >= 0x80) {
+        match chars::decode(data, *at) {
+            Decoded::Char(_, len) => *at += len,
+            Decoded::Partial => return Ok(false),
+            Decoded::Invalid => return Err(XmlError::NotWellFormed),
+        }
+    }
+    Ok(true)
+}
+
+enum Reference {
+    Partial,
+    /// A predefined entity; its length with the semicolon.
+    Named(usize),
+    Decimal,
+    Hexadecimal,
+}
+
+/// What follows an `&`. Looks at a handful of bytes at most.
+fn reference(data: &[u8]) -> Result<Reference, XmlError> {
+    match data {
+        [] | [b'#'] => Ok(Reference::Partial),
+        [b'#', b'x', ..] => Ok(Reference::Hexadecimal),
+        [b'#', ..] => Ok(Reference::Decimal),
+        [first, ..] => {
+            for name in [&b"lt;"[..], b"gt;", b"amp;", b"apos;", b"quot;"] {
+                if data.starts_with(name) {
+                    return Ok(Reference::Named(name.len()));
+                }
+                if name.starts_with(data) {
+                    return Ok(Reference::Partial);
+                }
+            }
+            if is(*first, START) { Err(XmlError::Restricted) } else { Err(XmlError::NotWellFormed) }
+        }
+    }
+}
