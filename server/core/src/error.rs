@@ -141,25 +141,25 @@ impl StanzaError {
     }
 
     /// Appends the `<error/>` element.
-    pub fn write(&self, out: &mut String) {
-        out.push_str("<error type='");
-        out.push_str(self.kind.as_str());
-        out.push_str("'><");
-        out.push_str(self.condition.as_str());
-        out.push_str(" xmlns='");
-        out.push_str(NS_STANZA_ERROR);
-        out.push_str("'/>");
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"<error type='");
+        out.extend_from_slice(self.kind.as_str().as_bytes());
+        out.extend_from_slice(b"'><");
+        out.extend_from_slice(self.condition.as_str().as_bytes());
+        out.extend_from_slice(b" xmlns='");
+        out.extend_from_slice(NS_STANZA_ERROR.as_bytes());
+        out.extend_from_slice(b"'/>");
         if let Some(text) = &self.text {
-            out.push_str("<text xmlns='");
-            out.push_str(NS_STANZA_ERROR);
-            out.push_str("' xml:lang='en'>");
+            out.extend_from_slice(b"<text xmlns='");
+            out.extend_from_slice(NS_STANZA_ERROR.as_bytes());
+            out.extend_from_slice(b"' xml:lang='en'>");
             escape_text(text, out);
-            out.push_str("</text>");
+            out.extend_from_slice(b"</text>");
         }
         if let Some(xml) = &self.application {
-            out.push_str(xml);
+            out.extend_from_slice(xml.as_bytes());
         }
-        out.push_str("</error>");
+        out.extend_from_slice(b"</error>");
     }
 }
 
@@ -261,23 +261,23 @@ impl StreamError {
     }
 
     /// Appends the `<stream:error/>` element.
-    pub fn write(&self, out: &mut String) {
-        out.push_str("<stream:error><");
-        out.push_str(self.condition.as_str());
-        out.push_str(" xmlns='");
-        out.push_str(NS_STREAM_ERROR);
-        out.push_str("'/>");
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"<stream:error><");
+        out.extend_from_slice(self.condition.as_str().as_bytes());
+        out.extend_from_slice(b" xmlns='");
+        out.extend_from_slice(NS_STREAM_ERROR.as_bytes());
+        out.extend_from_slice(b"'/>");
         if let Some(text) = &self.text {
-            out.push_str("<text xmlns='");
-            out.push_str(NS_STREAM_ERROR);
-            out.push_str("' xml:lang='en'>");
+            out.extend_from_slice(b"<text xmlns='");
+            out.extend_from_slice(NS_STREAM_ERROR.as_bytes());
+            out.extend_from_slice(b"' xml:lang='en'>");
             escape_text(text, out);
-            out.push_str("</text>");
+            out.extend_from_slice(b"</text>");
         }
         if let Some(xml) = &self.application {
-            out.push_str(xml);
+            out.extend_from_slice(xml.as_bytes());
         }
-        out.push_str("</stream:error>");
+        out.extend_from_slice(b"</stream:error>");
     }
 }
 

@@ -143,9 +143,10 @@ impl Jid {
     /// Only resources can hold characters that need it.
     pub fn escaped(&self) -> Cow<'_, str> {
         if self.text.bytes().any(|b| matches!(b, b'<' | b'>' | b'&' | b'\'' | b'"')) {
-            let mut out = String::with_capacity(self.text.len() + 16);
+            let mut out = Vec::with_capacity(self.text.len() + 16);
             waystation_xml::escape_attr(&self.text, &mut out);
-            Cow::Owned(out)
+            // Escaping text gives text.
+            Cow::Owned(String::from_utf8(out).unwrap_or_default())
         } else {
             Cow::Borrowed(&self.text)
         }

@@ -7,6 +7,7 @@ pub mod error;
 pub mod jid;
 pub mod module;
 pub mod prep;
+pub mod read;
 pub mod stanza;
 pub mod storage;
 

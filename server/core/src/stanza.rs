@@ -6,13 +6,18 @@
 //! at most; addresses and the type in the struct always agree with the head's attributes.
 
 use bytes::Bytes;
-use waystation_xml::{Element, escape_attr, escape_text};
+use waystation_xml::{Element, Event, Frame, Framer, Limits, escape_attr, escape_text};
 
 use crate::error::StanzaError;
 use crate::jid::Jid;
 
 /// Content namespace of client streams.
 pub const NS_CLIENT: &str = "jabber:client";
+
+/// Limits for what the server itself wrote: those of a client's stanza, and room for what the
+/// server adds to one.
+pub(crate) const SERVER_MADE: Limits =
+    Limits { max_stanza_bytes: 64 * 1024 * 1024, max_depth: 1_024, max_elements: 1_000_000, max_attributes: 1_024 };
 
 /// Which of the three stanzas it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -326,13 +331,14 @@ impl Stanza {
         from: Option<Jid>,
         to: Option<Jid>,
         raw_id: Option<&str>,
-        inner: &str,
+        inner: impl AsRef<[u8]>,
     ) -> Self {
+        let inner = inner.as_ref();
         let name = stanza_type.kind().as_str();
         let tail = if inner.is_empty() {
             Bytes::from_static(b"/>")
         } else {
-            format!(">{inner}</{name}>").into()
+            [b">", inner, b"</", name.as_bytes(), b">"].concat().into()
         };
         let mut out = Self {
             head: Bytes::new(),
@@ -357,7 +363,7 @@ impl Stanza {
         raw_id: Option<&str>,
         payload: &Element,
     ) -> Self {
-        let mut inner = String::new();
+        let mut inner = Vec::new();
         payload.write(&mut inner, NS_CLIENT);
         Self::build(stanza_type, from, to, raw_id, &inner)
     }
@@ -365,7 +371,7 @@ impl Stanza {
     /// The reply of an iq: addresses swapped, same id, type result.
     #[must_use]
     pub fn result(&self, payload: Option<&Element>) -> Self {
-        let mut inner = String::new();
+        let mut inner = Vec::new();
         if let Some(payload) = payload {
             payload.write(&mut inner, NS_CLIENT);
         }
@@ -379,7 +385,7 @@ impl Stanza {
         if self.stanza_type.is_error() || self.stanza_type == StanzaType::Iq(IqType::Result) {
             return None;
         }
-        let mut inner = String::new();
+        let mut inner = Vec::new();
         error.write(&mut inner);
         Some(Self::build(
             StanzaType::error_of(self.kind()),
@@ -434,22 +440,41 @@ pub(crate) fn attribute(out: &mut Vec<u8>, start: &str, value: &[u8]) {
     out.push(b'\'');
 }
 
-fn first_child(inner: &str) -> Option<Box<ChildName>> {
+/// Name and namespace of the first element of a stanza's content.
+fn first_child(inner: &[u8]) -> Option<Box<ChildName>> {
     if inner.is_empty() {
         return None;
     }
-    let wrapped = format!("<x xmlns='{NS_CLIENT}'>{inner}</x>");
-    let element = Element::parse(wrapped.as_bytes(), NS_CLIENT).ok()?;
-    let child = element.children().next()?;
-    Some(Box::new(ChildName { name: child.name().into(), namespace: child.namespace().into() }))
+    let wrapped = [b"<x xmlns='jabber:client'>", inner, b"</x>"].concat();
+    let mut framer = Framer::new_frames(SERVER_MADE);
+    let mut input = wrapped.as_slice();
+    match framer.next(&mut input) {
+        Ok(Event::Stanza(frame)) => child_name(&frame),
+        _ => None,
+    }
+}
+
+pub(crate) fn child_name(frame: &Frame<'_>) -> Option<Box<ChildName>> {
+    let child = frame.head.child.as_ref()?;
+    Some(Box::new(ChildName {
+        name: child.name(frame.bytes).into(),
+        namespace: child.namespace(frame.bytes).into(),
+    }))
 }
 
 /// A `<message/>` with a text body, for notices that the server itself sends.
 pub fn text_message(from: Jid, to: Jid, id: &str, text: &str) -> Stanza {
-    let mut inner = String::from("<body>");
+    let mut inner = b"<body>".to_vec();
     escape_text(text, &mut inner);
-    inner.push_str("</body>");
-    let mut raw_id = String::new();
-    escape_attr(id, &mut raw_id);
+    inner.extend_from_slice(b"</body>");
+    let raw_id = escaped(id);
     Stanza::build(StanzaType::Message(MessageType::Normal), Some(from), Some(to), Some(&raw_id), &inner)
+}
+
+/// Text as an attribute value.
+pub fn escaped(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    escape_attr(text, &mut out);
+    // Escaping text gives text.
+    String::from_utf8(out).unwrap_or_default()
 }
