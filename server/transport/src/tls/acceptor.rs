@@ -1,0 +1,131 @@
+//! Certificates and settings for incoming TLS, replaceable while sessions run.
+//!
+//! Invariant: a reload that fails changes nothing. A session keeps what it started with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
+use rustls::version::{TLS12, TLS13};
+use tokio::sync::Semaphore;
+
+use super::certificate::{CertificateError, CertificateSet, CertificateWarning, HostCertificate};
+use super::probe::Probe;
+use super::session::TlsSession;
+use crate::error::TransportError;
+
+/// What a [`TlsAcceptor`] is made from.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// The hosts' certificates.
+    pub hosts: Vec<HostCertificate>,
+    /// The host whose certificate is presented to clients that name no host, or an unknown one. It must be
+    /// among `hosts`.
+    pub default_host: String,
+    /// How many handshakes may be active at once, over all threads; more wait their turn. A handshake whose
+    /// client is slow stops counting after a second, so that slow clients cannot keep others out.
+    pub concurrent_handshakes: usize,
+    /// How long a handshake may take, the wait for its turn included.
+    pub handshake_deadline: Duration,
+}
+
+impl TlsSettings {
+    /// Settings with the default limits: 256 active handshakes, 10 seconds each.
+    pub fn new(hosts: Vec<HostCertificate>, default_host: impl Into<String>) -> Self {
+        Self {
+            hosts,
+            default_host: default_host.into(),
+            concurrent_handshakes: 256,
+            handshake_deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Starts TLS sessions. Cheap to clone; all clones share certificates and limits.
+#[derive(Clone)]
+pub struct TlsAcceptor {
+    shared: Arc<Shared>,
+    alpn: Arc<[Vec<u8>]>,
+}
+
+struct Shared {
+    settings: TlsSettings,
+    base: ServerConfig,
+    certificates: ArcSwap<CertificateSet>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl TlsAcceptor {
+    /// Reads all certificates and makes an acceptor without ALPN, as for STARTTLS.
+    pub fn new(settings: TlsSettings) -> Result<(Self, Vec<CertificateWarning>), CertificateError> {
+        let (certificates, warnings) = CertificateSet::load(&settings.hosts, &settings.default_host)?;
+        let certificates = Arc::new(certificates);
+        let fallback = certificates.for_host(None).clone();
+        let mut base =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(&[&TLS13, &TLS12])?
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(Probe::new(certificates.clone(), fallback)));
+        // Tickets hold the session with the client; nothing is stored here. One ticket is enough for clients
+        // that keep one connection, and each costs a record.
+        base.session_storage = Arc::new(NoServerSessionStorage {});
+        base.send_tls13_tickets = 1;
+        let shared = Shared {
+            handshakes: Arc::new(Semaphore::new(settings.concurrent_handshakes.max(1))),
+            certificates: ArcSwap::new(certificates),
+            base,
+            settings,
+        };
+        Ok((Self { shared: Arc::new(shared), alpn: Arc::new([]) }, warnings))
+    }
+
+    /// The same acceptor for a listener whose clients may ask for one of `protocols` by ALPN (XEP-0368:
+    /// `xmpp-client`, `xmpp-server`). A client that asks for others only is refused with
+    /// `no_application_protocol`; one that uses no ALPN is accepted.
+    pub fn with_alpn(&self, protocols: &[&[u8]]) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            alpn: protocols.iter().map(|protocol| protocol.to_vec()).collect(),
+        }
+    }
+
+    /// Reads the certificate files again. New handshakes use them; sessions go on undisturbed. On an error
+    /// nothing changes. Tickets issued before are no longer accepted, as they belong to the old certificates.
+    pub fn reload(&self) -> Result<Vec<CertificateWarning>, CertificateError> {
+        let settings = &self.shared.settings;
+        let (certificates, warnings) = CertificateSet::load(&settings.hosts, &settings.default_host)?;
+        self.shared.certificates.store(Arc::new(certificates));
+        Ok(warnings)
+    }
+
+    /// Starts the server side of a session. `host` (the stream's `to`) decides the certificate when the
+    /// client sends no server name.
+    pub(crate) fn start(&self, host: Option<&str>) -> Result<TlsSession, TransportError> {
+        let certificates = self.shared.certificates.load_full();
+        let fallback = certificates.for_host(host).clone();
+        let mut config = self.shared.base.clone();
+        config.ticketer = fallback.ticketer.clone();
+        config.alpn_protocols = self.alpn.to_vec();
+        let probe = Arc::new(Probe::new(certificates, fallback));
+        config.cert_resolver = probe.clone();
+        config.key_log = probe.clone();
+        let connection = UnbufferedServerConnection::new(Arc::new(config))?;
+        Ok(TlsSession::new(connection, probe))
+    }
+
+    pub(crate) fn handshakes(&self) -> &Arc<Semaphore> {
+        &self.shared.handshakes
+    }
+
+    pub(crate) fn handshake_deadline(&self) -> Duration {
+        self.shared.settings.handshake_deadline
+    }
+}
+
+impl std::fmt::Debug for TlsAcceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsAcceptor").field("settings", &self.shared.settings).finish_non_exhaustive()
+    }
+}

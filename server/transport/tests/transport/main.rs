@@ -1,0 +1,6 @@
+//! The transport against real clients: rustls, OpenSSL, and hand-made bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+mod handshake;
