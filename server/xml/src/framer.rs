@@ -165,7 +165,7 @@ impl Framer {
 
     /// Goes on reading at the start of `input`, and takes from it what it used. An error is final: it is
     /// given again on each call until [`restart`](Self::restart).
-    pub fn next<'a>(&'a mut self, input: &mut &'a [u8]) -> Result<Event<'a>, XmlError> {
+    pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Result<Event<'a>, XmlError> {
         let step = match self.step(input) {
             Ok(step) => step,
             Err(error) => {

@@ -16,6 +16,8 @@ mod element;
 mod error;
 mod escape;
 mod framer;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod limits;
 pub mod ns;

@@ -4,9 +4,9 @@
 /// written by recursion, so this bounds the stack.
 pub const MAX_DEPTH: usize = 256;
 
-/// The most namespace prefixes that may be in scope at once (declared on open elements of one stanza).
-/// It makes looking one up cost a bounded time.
-pub const MAX_NAMESPACES: usize = 128;
+/// The most declarations of prefixes that may be in scope at once (on open elements of one stanza, apart
+/// from those of the stream header). It makes looking one up cost a bounded time.
+pub const MAX_NAMESPACES: usize = 256;
 
 /// The most bytes of a stream header (and, apart, of an XML declaration), whatever the other limits say:
 /// what the header declares is kept as long as the stream lives.

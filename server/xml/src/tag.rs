@@ -114,7 +114,9 @@ impl Scanner {
             } else {
                 known.is_content() || prefix_text == b"stream"
             };
-            if self.bindings.len() >= MAX_NAMESPACES {
+            // Default namespaces are bounded by the depth.
+            if !is_default && self.bindings.iter().filter(|b| !b.prefix.is_empty()).count() >= MAX_NAMESPACES
+            {
                 return Err(XmlError::TooManyNamespaces);
             }
             self.bindings.push(Binding { prefix, name });

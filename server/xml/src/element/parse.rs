@@ -17,6 +17,9 @@ use crate::scope::Scope;
 
 impl Element {
     /// Reads one element. `default_ns` is the default namespace in force around it; no prefix but `xml` is.
+    ///
+    /// Refuses an element that writing would blow up ([`XmlError::StanzaTooBig`]): one of which the namespace
+    /// declarations alone would take more than 64 KiB and more than eight times `bytes`.
     pub fn parse(bytes: &[u8], default_ns: &str) -> Result<Self, XmlError> {
         read(bytes, default_ns, &Scope::Empty)
     }
@@ -51,7 +54,8 @@ fn read(bytes: &[u8], default_ns: &str, scope: &Scope) -> Result<Element, XmlErr
     if !tree.open.is_empty() {
         return Err(XmlError::NotWellFormed);
     }
-    tree.root.ok_or(XmlError::NotWellFormed)
+    let root = tree.root.ok_or(XmlError::NotWellFormed)?;
+    if root.may_be_written(bytes.len()) { Ok(root) } else { Err(XmlError::StanzaTooBig) }
 }
 
 struct Tree<'a> {

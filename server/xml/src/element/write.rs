@@ -1,39 +1,20 @@
 //! Writing a tree: every element declares its namespace as the default one where it differs from its
-//! parent's, so no prefix is ever needed but for attributes.
+//! parent's, so only attributes ever need a prefix.
 
 use super::{Element, Node};
 use crate::escape::{escape_attr, escape_text};
 use crate::ns;
 
+/// Most that writing a parsed element may add: so many times the bytes that it was parsed from ...
+const MAX_GROWTH: usize = 8;
+/// ... but this much is always fine.
+const SMALL: usize = 65_536;
+
 impl Element {
     /// Appends the element. `inherited_default_ns` is the default namespace at the place it is written to:
     /// the content namespace of the stream, or empty outside of any stream.
     pub fn write(&self, out: &mut Vec<u8>, inherited_default_ns: &str) {
-        // Only the prefix `xml` can name this one (Namespaces in XML section 3).
-        let in_xml = *self.namespace == *ns::XML;
-        let default = if in_xml { inherited_default_ns } else { &self.namespace };
-        out.push(b'<');
-        self.write_name(out, in_xml);
-        if default != inherited_default_ns {
-            out.extend_from_slice(b" xmlns='");
-            escape_attr(default, out);
-            out.push(b'\'');
-        }
-        self.write_attributes(out);
-        if self.nodes.is_empty() {
-            out.extend_from_slice(b"/>");
-            return;
-        }
-        out.push(b'>');
-        for node in &self.nodes {
-            match node {
-                Node::Element(child) => child.write(out, default),
-                Node::Text(text) => escape_text(text, out),
-            }
-        }
-        out.extend_from_slice(b"</");
-        self.write_name(out, in_xml);
-        out.push(b'>');
+        self.write_in(out, inherited_default_ns, &mut Vec::new());
     }
 
     /// The element as text; see [`write`](Self::write).
@@ -43,6 +24,37 @@ impl Element {
         out
     }
 
+    /// `prefixed` holds the namespaces that have a prefix here: `ns` and the position.
+    fn write_in<'a>(&'a self, out: &mut Vec<u8>, inherited_default_ns: &str, prefixed: &mut Vec<&'a str>) {
+        // Only the prefix `xml` can name this one (Namespaces in XML section 3).
+        let in_xml = *self.namespace == *ns::XML;
+        let default = if in_xml { inherited_default_ns } else { &self.namespace };
+        let outer = prefixed.len();
+        out.push(b'<');
+        self.write_name(out, in_xml);
+        if default != inherited_default_ns {
+            out.extend_from_slice(b" xmlns='");
+            escape_attr(default, out);
+            out.push(b'\'');
+        }
+        self.write_attributes(out, prefixed);
+        if self.nodes.is_empty() {
+            out.extend_from_slice(b"/>");
+        } else {
+            out.push(b'>');
+            for node in &self.nodes {
+                match node {
+                    Node::Element(child) => child.write_in(out, default, prefixed),
+                    Node::Text(text) => escape_text(text, out),
+                }
+            }
+            out.extend_from_slice(b"</");
+            self.write_name(out, in_xml);
+            out.push(b'>');
+        }
+        prefixed.truncate(outer);
+    }
+
     fn write_name(&self, out: &mut Vec<u8>, in_xml: bool) {
         if in_xml {
             out.extend_from_slice(b"xml:");
@@ -50,18 +62,16 @@ impl Element {
         out.extend_from_slice(self.name.as_bytes());
     }
 
-    fn write_attributes(&self, out: &mut Vec<u8>) {
-        // Namespaces that this element declares a prefix for: `ns` and the position here.
-        let mut declared: Vec<&str> = Vec::new();
+    fn write_attributes<'a>(&'a self, out: &mut Vec<u8>, prefixed: &mut Vec<&'a str>) {
         for attribute in &self.attributes {
             match attribute.namespace() {
                 None => out.push(b' '),
                 Some(ns::XML) => out.extend_from_slice(b" xml:"),
                 Some(namespace) => {
-                    let known = declared.iter().position(|declared| *declared == namespace);
-                    let prefix = format!("ns{}", known.unwrap_or(declared.len()));
+                    let known = prefixed.iter().position(|known| *known == namespace);
+                    let prefix = format!("ns{}", known.unwrap_or(prefixed.len()));
                     if known.is_none() {
-                        declared.push(namespace);
+                        prefixed.push(namespace);
                         out.extend_from_slice(b" xmlns:");
                         out.extend_from_slice(prefix.as_bytes());
                         out.extend_from_slice(b"='");
@@ -78,5 +88,19 @@ impl Element {
             escape_attr(&attribute.value, out);
             out.push(b'\'');
         }
+    }
+
+    /// Whether the element, parsed from so many bytes, may be written. A long namespace name declared once and
+    /// used by thousands of elements would have to be written thousands of times.
+    pub(super) fn may_be_written(&self, parsed_from: usize) -> bool {
+        self.declared_bytes(&self.namespace) <= parsed_from.saturating_mul(MAX_GROWTH).max(SMALL)
+    }
+
+    /// No fewer bytes than all namespace declarations take, before escaping.
+    fn declared_bytes(&self, default: &str) -> usize {
+        let own = if *self.namespace == *default { 0 } else { self.namespace.len() };
+        let attributes: usize = self.attributes.iter().filter_map(|a| a.namespace()).map(str::len).sum();
+        let children: usize = self.children().map(|child| child.declared_bytes(&self.namespace)).sum();
+        own + attributes + children
     }
 }
