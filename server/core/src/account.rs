@@ -12,7 +12,7 @@ use waystation_xml::Element;
 
 use crate::error::StanzaError;
 use crate::jid::Jid;
-use crate::stanza::Stanza;
+use crate::stanza::{PresenceType, Stanza, StanzaType};
 use crate::storage::{Batch, BoxFuture, StorageError};
 
 /// Identity of a bound session, unique for the life of the process: an epoch, so that a stale
@@ -89,6 +89,11 @@ impl Sessions {
     /// All sessions.
     pub fn iter(&self) -> impl Iterator<Item = &LiveSession> {
         self.list.iter()
+    }
+
+    /// All sessions, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut LiveSession> {
+        self.list.iter_mut()
     }
 
     /// Sessions that have sent initial presence.
@@ -169,6 +174,19 @@ pub enum Relation {
     Subscriber,
     /// Anyone else.
     Stranger,
+}
+
+/// What a presence probe gets whose sender may not see the account's presence (RFC 6121 4.3.2,
+/// rule 1). The router gives the same answer for accounts that do not exist, so that probes do
+/// not tell which ones do (SECURITY M4). `None` for a probe without addresses.
+pub fn refuse_probe(probe: &Stanza) -> Option<Stanza> {
+    Some(Stanza::build(
+        StanzaType::Presence(PresenceType::Unsubscribed),
+        Some(probe.to()?.to_bare()),
+        Some(probe.from()?.clone()),
+        probe.raw_id(),
+        "",
+    ))
 }
 
 /// Roster, subscriptions and presence of one account (RFC 6121 2 to 4), in memory while the
