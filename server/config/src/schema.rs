@@ -1,0 +1,325 @@
+//! Every key: its name, kind, default, bounds and text. The only place where a key is declared.
+//!
+//! What must hold: the defaults are a working server on localhost; keys stand before sections in
+//! [`Config`], as TOML wants it; `config/waystation.toml` is this file as people read it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use waystation_core::storage::Durability;
+
+use crate::kinds::{
+    Account, Certificate, ContactUri, Engine, Host, Level, LogFormat, LogModules, Mechanism, MinFree,
+};
+use crate::node::{Item, ItemKind, Node, section};
+use crate::suggest;
+use crate::units::Size;
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const fn hours(n: u64) -> Duration {
+    secs(n * 3600)
+}
+
+fn loopback(port: u16) -> Vec<SocketAddr> {
+    vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]
+}
+
+section! {
+    /// The whole configuration.
+    pub struct Config {
+        /// Folder of everything that the server keeps: accounts, rosters, messages, the development
+        /// certificate, the admin socket. It is made on the first start, and one server at a time
+        /// uses it. Here and everywhere, a relative path starts at the folder in which the server
+        /// is started.
+        data_dir: PathBuf = PathBuf::from("data");
+        /// The domains that are served: the part of an address after the @.
+        hosts: Vec<Host> = Host::parse("localhost").into_iter().collect();
+        /// Accounts of these hosts that administer the server.
+        admins: Vec<Account> = Vec::new();
+        /// What data survives once the server has confirmed it. "fsync": power loss. "os": a crash
+        /// of the server, but not of the machine. "memory": nothing. Where this key is not set, an
+        /// engine that promises less (see storage.engine) lowers it to what it can keep.
+        durability: Durability = Durability::Fsync;
+        /// Threads that serve sessions; 0 is one for each processor core.
+        threads: u32 = 0, 0 => 1024;
+
+        /// Where clients and servers connect: lists of IP addresses with ports; an empty list
+        /// switches a listener off, and port 0 takes any free port.
+        listen: Listen = Listen::default();
+        /// How data is kept.
+        storage: Storage = Storage::default();
+        /// Encryption. Until a host has a certificate here, it uses one that the server makes
+        /// itself in data_dir, which no client trusts without being told to.
+        tls: Tls = Tls::default();
+        /// How clients prove who they are.
+        sasl: Sasl = Sasl::default();
+        /// What a single client may cost.
+        limits: Limits = Limits::default();
+        /// Registration by clients (XEP-0077): new accounts. Users can always change
+        /// their password and remove their account.
+        registration: Registration = Registration::default();
+        /// Addresses of the people who run the server, shown to other servers and to clients
+        /// (XEP-0157), as URIs: "mailto:abuse@example.org", "xmpp:admin@example.org".
+        contact: Contact = Contact::default();
+        /// What the server says of itself (XEP-0092).
+        info: Info = Info::default();
+        /// What is logged, to standard error.
+        log: Log = Log::default();
+        /// How the server ends.
+        shutdown: Shutdown = Shutdown::default();
+    }
+}
+
+section! {
+    /// Where clients and servers connect.
+    pub struct Listen {
+        /// Clients, with STARTTLS.
+        c2s: Vec<SocketAddr> = loopback(5222);
+        /// Clients, with TLS from the first byte (XEP-0368).
+        c2s_tls: Vec<SocketAddr> = loopback(5223);
+        /// Other servers, with STARTTLS. This build has no federation: leave it empty.
+        s2s: Vec<SocketAddr> = Vec::new();
+        /// Other servers, with TLS from the first byte. This build has no federation: leave it empty.
+        s2s_tls: Vec<SocketAddr> = Vec::new();
+        /// HTTP. This build has no HTTP service: leave it empty.
+        http: Vec<SocketAddr> = Vec::new();
+        /// HTTPS. This build has no HTTP service: leave it empty.
+        https: Vec<SocketAddr> = Vec::new();
+    }
+}
+
+section! {
+    /// How data is kept.
+    pub struct Storage {
+        /// "sled" cannot promise that data survives a power loss; "memory" forgets everything when
+        /// the server ends.
+        engine: Engine = Engine::Fjall;
+        /// Memory for what was read from disk.
+        cache: Size = Size::mib(32), Size::mib(1) => Size::gib(1024);
+        /// Space on the disk that must stay free: below it nothing new is stored, senders are told
+        /// to try later, and what is stored can be read and removed. "auto" is 5 % of the disk,
+        /// at most 512 MiB.
+        min_free: MinFree = MinFree::Auto;
+    }
+}
+
+section! {
+    /// Encryption.
+    pub struct Tls {
+        /// Clients must encrypt before they log in.
+        required: bool = true;
+        /// Clients on the same machine (127.0.0.0/8, ::1) need not encrypt, although others must.
+        /// Leave it off where a proxy on this machine passes on the connections of others.
+        loopback_exempt: bool = false;
+        /// Certificates of hosts, as PEM files: the chain begins with the host's own certificate.
+        /// Changed files are read again on SIGHUP and by `waystation reload`.
+        ///
+        ///   certificates = [
+        ///     { hosts = ["example.org"], chain = "example.org.pem", key = "example.org.key" },
+        ///   ]
+        certificates: Vec<Certificate> = Vec::new();
+        /// Time that a client has for the handshake.
+        handshake_timeout: Duration = secs(10), secs(1) => secs(60);
+        /// Handshakes at once; more wait for their turn.
+        handshakes: u32 = 256, 1 => 65_536;
+    }
+}
+
+section! {
+    /// How clients prove who they are.
+    pub struct Sasl {
+        /// The mechanisms that are offered. Those that end in -PLUS bind the login to the TLS
+        /// channel; PLAIN is only offered with TLS.
+        mechanisms: Vec<Mechanism> = vec![
+            Mechanism::ScramSha256Plus,
+            Mechanism::ScramSha1Plus,
+            Mechanism::ScramSha256,
+            Mechanism::ScramSha1,
+            Mechanism::Plain,
+        ];
+        /// Rounds of hashing for passwords that are set from now on (RFC 5802). More rounds make
+        /// stolen keys harder to use, and each login of a client slower.
+        iterations: u32 = 10_000, 4_096 => 1_000_000;
+    }
+}
+
+section! {
+    /// What a single client may cost.
+    pub struct Limits {
+        /// Switches the limits on rates, connections, sessions and failed logins off, for
+        /// benchmarks. Sizes of stanzas and queues stay limited.
+        disabled: bool = false;
+
+        /// New connections a second from one address (an IPv6 /64 counts as one), after a burst;
+        /// more are closed. 0 switches the limit off.
+        connection_rate: u32 = 20, 0 => 1_000_000;
+        /// New connections that may come at once from one address.
+        connection_burst: u32 = 100, 1 => 1_000_000;
+        /// Connections at once from one address; more are closed. 0 switches the limit off.
+        connections_per_address: u32 = 200, 0 => 1_000_000;
+        /// Time from connecting to being logged in; then the connection is closed.
+        unauthenticated_timeout: Duration = secs(30), secs(1) => secs(600);
+
+        /// Failed logins on one connection; then it is closed.
+        login_failures_per_connection: u32 = 5, 1 => 1_000;
+        /// Failed logins in a window from one address, for all accounts together; then further
+        /// logins from there are refused until the window has passed.
+        login_failures_per_address: u32 = 100, 1 => 1_000_000;
+        /// Failed logins in a window from one address for one account; then further logins from
+        /// there to this account are refused. Logins from elsewhere are not.
+        login_failures_per_account: u32 = 10, 1 => 1_000_000;
+        /// The window.
+        login_failure_window: Duration = secs(600), secs(1) => hours(24);
+
+        /// Bytes a second that are read from one connection in the long run. More are not lost:
+        /// they wait in the network until they may be read.
+        inbound_rate: Size = Size::kib(16), Size::kib(1) => Size::gib(1);
+        /// Bytes that may come at once before the rate counts.
+        inbound_burst: Size = Size::kib(256), Size::kib(1) => Size::gib(1);
+        /// The largest stanza. RFC 6120 13.12 wants at least 10000 bytes. A larger one ends the stream.
+        stanza_size: Size = Size::kib(256), Size(10_000) => Size::mib(16);
+        /// The largest element before the client is logged in.
+        stanza_size_unauthenticated: Size = Size::kib(8), Size::kib(4) => Size::mib(1);
+        /// Elements in one stanza.
+        stanza_elements: u32 = 4_096, 32 => 1_000_000;
+        /// Elements in one element of the stream before the client is logged in.
+        stanza_elements_unauthenticated: u32 = 32, 16 => 10_000;
+        /// Levels of elements within elements in one stanza.
+        stanza_depth: u32 = 128, 16 => 256;
+        /// Attributes on one element, namespace declarations included.
+        stanza_attributes: u32 = 256, 16 => 10_000;
+
+        /// Sessions of one account at once; a further one is refused.
+        sessions_per_account: u32 = 10, 1 => 1_000;
+        /// Bytes that wait for one session which reads too slowly; then it is closed, and messages
+        /// that it did not get are stored for the account.
+        outbound_bytes: Size = Size::mib(4), Size::kib(512) => Size::gib(1);
+        /// Stanzas that wait for one session; as above.
+        outbound_stanzas: u32 = 1_000, 16 => 1_000_000;
+        /// A session that was silent for so long is pinged (XEP-0199). "0s" never pings.
+        ping_interval: Duration = secs(300), secs(0) => hours(24);
+        /// A session that does not answer a ping for so long is closed.
+        ping_timeout: Duration = secs(60), secs(1) => hours(1);
+        /// Time that the server's own services have to answer an iq; then the client is told that
+        /// they did not.
+        iq_timeout: Duration = secs(30), secs(1) => secs(600);
+
+        /// Contacts in one account's roster; further ones are refused.
+        roster_items: u32 = 5_000, 10 => 1_000_000;
+        /// Messages that are stored for one account that is offline. Further ones are refused and
+        /// their senders are told; none is removed to make room.
+        offline_messages: u32 = 10_000, 0 => 10_000_000;
+        /// Bytes of these messages; as above.
+        offline_bytes: Size = Size::mib(64), Size(0) => Size::gib(64);
+    }
+}
+
+section! {
+    /// Registration by clients.
+    pub struct Registration {
+        /// Anyone who can connect may make an account.
+        enabled: bool = false;
+        /// Accounts that one address (an IPv6 /64 counts as one) may make in a window.
+        per_address: u32 = 1, 1 => 1_000_000;
+        /// The window.
+        window: Duration = secs(600), secs(1) => hours(24);
+    }
+}
+
+section! {
+    /// Addresses of the people who run the server.
+    pub struct Contact {
+        /// For reports of abuse.
+        abuse: Vec<ContactUri> = Vec::new();
+        /// Of the administrators.
+        admin: Vec<ContactUri> = Vec::new();
+        /// For praise and complaints.
+        feedback: Vec<ContactUri> = Vec::new();
+        /// For sales.
+        sales: Vec<ContactUri> = Vec::new();
+        /// For reports of security problems.
+        security: Vec<ContactUri> = Vec::new();
+        /// Where the state of the service is shown.
+        status: Vec<ContactUri> = Vec::new();
+        /// For help.
+        support: Vec<ContactUri> = Vec::new();
+    }
+}
+
+section! {
+    /// What the server says of itself.
+    pub struct Info {
+        /// Tells its version to whoever asks.
+        show_version: bool = true;
+        /// Tells the operating system.
+        show_os: bool = false;
+    }
+}
+
+section! {
+    /// What is logged.
+    pub struct Log {
+        /// Events of this level and of the more severe ones, which stand before it in the list.
+        level: Level = Level::Info;
+        /// "text" is for people, "json" for programs: one object a line.
+        format: LogFormat = LogFormat::Text;
+        /// Levels of single parts of the server, named as in the log lines:
+        /// { waystation_c2s = "debug", "waystation_c2s::session" = "trace" }.
+        modules: LogModules = LogModules::default();
+    }
+}
+
+section! {
+    /// How the server ends.
+    pub struct Shutdown {
+        /// On SIGTERM or SIGINT: time that clients have to take what is already on its way to
+        /// them; then the server ends.
+        drain: Duration = secs(10), secs(0) => secs(3600);
+    }
+}
+
+impl Config {
+    /// All sections and keys with the values that they have here, in the order of the file.
+    pub(crate) fn items(&self) -> Vec<Item> {
+        let mut items = Vec::new();
+        self.list("", &[], None, &mut items);
+        // The first is the root itself, which has no name.
+        items.split_off(1)
+    }
+}
+
+/// The names of all sections and keys.
+pub(crate) struct Schema {
+    sections: Vec<String>,
+    keys: Vec<String>,
+}
+
+impl Schema {
+    pub(crate) fn new() -> Self {
+        let (mut sections, mut keys) = (Vec::new(), Vec::new());
+        for item in Config::default().items() {
+            match item.kind {
+                ItemKind::Section => sections.push(item.key),
+                ItemKind::Key { .. } => keys.push(item.key),
+            }
+        }
+        Self { sections, keys }
+    }
+
+    pub(crate) fn is_key(&self, name: &str) -> bool {
+        self.keys.iter().any(|key| key == name)
+    }
+
+    pub(crate) fn is_section(&self, name: &str) -> bool {
+        self.sections.iter().any(|section| section == name)
+    }
+
+    /// The key or section that is most like an unknown name.
+    pub(crate) fn nearest(&self, name: &str) -> Option<&str> {
+        suggest::nearest(name, self.keys.iter().chain(&self.sections).map(String::as_str))
+    }
+}
