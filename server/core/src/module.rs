@@ -3,13 +3,17 @@
 //! What must hold: everything that a module answers, advertises or implements is listed in its
 //! [`Registration`]; the disco answers and the README's table are made from the same lists.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use waystation_xml::Element;
+
 use crate::account::{IqHandler, OfflineStore, PresenceLogic};
-use crate::error::StreamError;
+use crate::error::{StanzaError, StreamError};
 use crate::jid::Jid;
 use crate::stanza::Stanza;
 use crate::storage::{BoxFuture, StorageError};
+use waystation_xml::Element;
 
 /// A specification that is implemented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,14 +82,36 @@ pub struct Registration {
     pub features: Vec<Feature>,
     /// Stream features for authenticated clients, as XML with own namespaces.
     pub stream_features: Vec<String>,
+    /// Answers iqs before authentication, at most one in the server.
+    pub pre_auth: Option<Arc<dyn PreAuthIq>>,
     /// The presence logic, at most one in the server.
     pub presence: Option<Arc<dyn PresenceLogic>>,
     /// The offline store, at most one in the server.
     pub offline: Option<Arc<dyn OfflineStore>>,
+    /// Answers iqs before authentication, at most one in the server.
+    pub pre_auth: Option<Arc<dyn PreAuthIq>>,
     /// Hears of sessions that come and go.
     pub observer: Option<Arc<dyn SessionObserver>>,
     /// Removes what the module keeps of an account.
     pub on_account_removed: Option<Arc<dyn AccountRemoved>>,
+}
+
+/// Answers iqs on client streams that have not authenticated (XEP-0077 3.1).
+pub trait PreAuthIq: Send + Sync + 'static {
+    /// The stream feature that offers it, as XML; shown where SASL mechanisms are offered.
+    fn stream_feature(&self) -> &'static str;
+
+    /// True for the iqs that it answers; all others are refused as before.
+    fn answers(&self, iq: &Element) -> bool;
+
+    /// The payload of the result (`None` for an empty one), or the error. `iq` is the whole
+    /// stanza, `host` the one that the stream is addressed to, `peer` the client's address.
+    fn handle(
+        &self,
+        iq: Element,
+        host: Jid,
+        peer: IpAddr,
+    ) -> BoxFuture<'static, Result<Option<Element>, StanzaError>>;
 }
 
 /// Hears of sessions that come and go. Called in the turn of the account's route: must not block.
@@ -103,6 +129,31 @@ pub trait SessionObserver: Send + Sync + 'static {
 pub trait AccountRemoved: Send + Sync + 'static {
     /// Resolves once removed, durably.
     fn account_removed(&self, account: Jid) -> BoxFuture<'static, Result<(), StorageError>>;
+}
+
+/// An iq that a client sends before it has authenticated (XEP-0077).
+#[derive(Debug)]
+pub struct PreAuthRequest {
+    /// True for type set.
+    pub set: bool,
+    /// The single child element.
+    pub payload: Element,
+    /// The host of the stream.
+    pub host: String,
+    /// Where the client connects from.
+    pub peer: std::net::IpAddr,
+}
+
+/// Answers iqs of one namespace on streams that are not authenticated.
+pub trait PreAuthIq: Send + Sync + 'static {
+    /// Namespace of the payloads.
+    fn namespace(&self) -> &'static str;
+
+    /// What is advertised on such streams, as one element with its own namespace.
+    fn stream_feature(&self) -> Option<&'static str>;
+
+    /// The payload of the result, or the error.
+    fn handle(&self, request: PreAuthRequest) -> BoxFuture<'static, Result<Option<Element>, StanzaError>>;
 }
 
 /// A module of the server.
@@ -132,7 +183,8 @@ pub trait AccountRegistry: Send + Sync + 'static {
     fn create(&self, account: Jid, password: String) -> BoxFuture<'static, Result<bool, RegistryError>>;
 
     /// Changes a password; false when there is no such account.
-    fn set_password(&self, account: Jid, password: String) -> BoxFuture<'static, Result<bool, RegistryError>>;
+    fn set_password(&self, account: Jid, password: String)
+    -> BoxFuture<'static, Result<bool, RegistryError>>;
 
     /// Removes an account with all that modules keep of it, and closes its sessions but
     /// `except`; false when there is no such account.
