@@ -13,7 +13,6 @@ use crate::error::{StanzaError, StreamError};
 use crate::jid::Jid;
 use crate::stanza::Stanza;
 use crate::storage::{BoxFuture, StorageError};
-use waystation_xml::Element;
 
 /// A specification that is implemented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,8 +81,6 @@ pub struct Registration {
     pub features: Vec<Feature>,
     /// Stream features for authenticated clients, as XML with own namespaces.
     pub stream_features: Vec<String>,
-    /// Answers iqs before authentication, at most one in the server.
-    pub pre_auth: Option<Arc<dyn PreAuthIq>>,
     /// The presence logic, at most one in the server.
     pub presence: Option<Arc<dyn PresenceLogic>>,
     /// The offline store, at most one in the server.
@@ -129,31 +126,6 @@ pub trait SessionObserver: Send + Sync + 'static {
 pub trait AccountRemoved: Send + Sync + 'static {
     /// Resolves once removed, durably.
     fn account_removed(&self, account: Jid) -> BoxFuture<'static, Result<(), StorageError>>;
-}
-
-/// An iq that a client sends before it has authenticated (XEP-0077).
-#[derive(Debug)]
-pub struct PreAuthRequest {
-    /// True for type set.
-    pub set: bool,
-    /// The single child element.
-    pub payload: Element,
-    /// The host of the stream.
-    pub host: String,
-    /// Where the client connects from.
-    pub peer: std::net::IpAddr,
-}
-
-/// Answers iqs of one namespace on streams that are not authenticated.
-pub trait PreAuthIq: Send + Sync + 'static {
-    /// Namespace of the payloads.
-    fn namespace(&self) -> &'static str;
-
-    /// What is advertised on such streams, as one element with its own namespace.
-    fn stream_feature(&self) -> Option<&'static str>;
-
-    /// The payload of the result, or the error.
-    fn handle(&self, request: PreAuthRequest) -> BoxFuture<'static, Result<Option<Element>, StanzaError>>;
 }
 
 /// A module of the server.
