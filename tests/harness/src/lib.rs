@@ -1,0 +1,24 @@
+//! Starts real servers and drives real streams against them.
+//!
+//! What integration tests, the scenario runner and the load generator stand
+//! on. It uses no crate of the server: it meets the server only on the wire,
+//! through its command line and through `/proc`, as a user would.
+
+pub mod client;
+pub mod error;
+pub mod process;
+pub mod sasl;
+pub mod server;
+pub mod stream;
+pub mod tls;
+pub mod waystation;
+pub mod wire;
+pub mod xml;
+
+mod peers;
+
+pub use client::{Client, Login, Security};
+pub use error::{Error, Result};
+pub use sasl::Mechanism;
+pub use server::{Account, Config, Endpoint, Kind, Server};
+pub use stream::RawClient;

@@ -1,0 +1,87 @@
+//! How this project's server is found, configured and given accounts: only through its command line.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::error::{Error, Result};
+use crate::server::{Account, Config, Endpoint, Program};
+
+/// The `waystation` binary: `WAYSTATION_BIN`, or the one in the target folder this test was built into.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("WAYSTATION_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let exe = std::env::current_exe().map_err(Error::io("find this program"))?;
+    let found = exe.ancestors().skip(1).take(3).map(|dir| dir.join("waystation")).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        Error::Setup("the server is not built: run `cargo build -p waystation`, or set WAYSTATION_BIN".into())
+    })
+}
+
+pub(crate) fn prepare(
+    config: &Config,
+    at: &Endpoint,
+    folder: &Path,
+    accounts: &[Account],
+) -> Result<Program> {
+    if !accounts.is_empty() {
+        let lines: String = accounts.iter().map(|a| format!("{} {}\n", a.jid(), a.password)).collect();
+        let output = command(config, at, folder, &["user", "add", "--bulk", "-"], &lines)?;
+        if !output.status.success() {
+            return Err(Error::Setup(format!(
+                "user add --bulk: {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            )));
+        }
+    }
+    let mut args = vec!["serve".to_owned()];
+    args.extend(settings(config, at, folder));
+    Ok(Program { path: binary()?, args, env: Vec::new(), ready_file: None })
+}
+
+/// Runs one command of the CLI with the same settings as the server has.
+pub(crate) fn command(
+    config: &Config,
+    at: &Endpoint,
+    folder: &Path,
+    args: &[&str],
+    input: &str,
+) -> Result<Output> {
+    let mut child = Command::new(binary()?)
+        .args(args)
+        .args(settings(config, at, folder))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(Error::io("start waystation"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A command that reads no input may end first; its exit status tells what went wrong.
+        let _closed_early = stdin.write_all(input.as_bytes());
+    }
+    child.wait_with_output().map_err(Error::io("wait for waystation"))
+}
+
+fn settings(config: &Config, at: &Endpoint, folder: &Path) -> Vec<String> {
+    let hosts: Vec<String> = config.hosts.iter().map(|h| toml(h)).collect();
+    let mut keys = vec![
+        ("data_dir".to_owned(), toml(&folder.join("data").to_string_lossy())),
+        ("hosts".to_owned(), format!("[{}]", hosts.join(", "))),
+        ("listen.c2s".to_owned(), format!("[{}]", toml(&at.c2s.to_string()))),
+        ("listen.c2s_tls".to_owned(), format!("[{}]", toml(&at.c2s_tls.to_string()))),
+        ("listen.s2s".to_owned(), "[]".to_owned()),
+        ("listen.s2s_tls".to_owned(), "[]".to_owned()),
+        ("listen.http".to_owned(), "[]".to_owned()),
+        ("listen.https".to_owned(), "[]".to_owned()),
+        ("tls.required".to_owned(), config.tls_required.to_string()),
+        ("limits.disabled".to_owned(), config.unlimited.to_string()),
+    ];
+    keys.extend(config.settings.iter().cloned());
+    keys.into_iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]).collect()
+}
+
+fn toml(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}

@@ -1,0 +1,222 @@
+//! One client connection: plain TCP, then possibly TLS on top of it.
+//!
+//! rustls is driven by hand instead of through a stream adapter, for three
+//! reasons: STARTTLS can begin at any byte, a write is exactly one system call
+//! per batch (which the load generator needs), and the channel binding data and
+//! the raw socket stay reachable. `read` and `write_all` are cancel-safe as far
+//! as deadlines need: a cancelled `read` loses nothing.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+
+/// How much ciphertext or plain text one system call may fetch.
+const READ_CHUNK: usize = 64 * 1024;
+
+/// A TCP connection with optional TLS.
+pub struct Wire {
+    tcp: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+    /// Plain text that came in the same segments as the end of the handshake.
+    early: Vec<u8>,
+}
+
+impl Wire {
+    /// Connects over plain TCP with Nagle's algorithm off.
+    pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
+        let tcp = TcpStream::connect(addr).await?;
+        tcp.set_nodelay(true)?;
+        Ok(Self { tcp, tls: None, early: Vec::new() })
+    }
+
+    /// Runs the TLS handshake as a client; `sni` is the name sent to the server.
+    pub async fn start_tls(&mut self, config: Arc<ClientConfig>, sni: &str) -> io::Result<()> {
+        let name = ServerName::try_from(sni.to_owned()).map_err(io::Error::other)?;
+        let mut conn = Box::new(ClientConnection::new(config, name).map_err(io::Error::other)?);
+        let mut chunk = vec![0; READ_CHUNK];
+        flush(&self.tcp, &mut conn).await?;
+        while conn.is_handshaking() {
+            let n = self.read_tcp(&mut chunk).await?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let fed = feed(&mut conn, &chunk[..n], &mut self.early);
+            // An alert that rustls wants to send belongs on the wire even when it gives up.
+            flush(&self.tcp, &mut conn).await?;
+            fed?;
+        }
+        self.tls = Some(conn);
+        Ok(())
+    }
+
+    /// The TLS state, once a handshake is done.
+    pub fn tls(&self) -> Option<&ClientConnection> {
+        self.tls.as_deref()
+    }
+
+    /// Appends what has arrived to `out` and returns how many bytes that were; 0 is the end.
+    pub async fn read(&mut self, out: &mut Vec<u8>) -> io::Result<usize> {
+        let mut chunk = vec![0; READ_CHUNK];
+        self.read_with(&mut chunk, out).await
+    }
+
+    /// As [`Wire::read`], with a scratch buffer shared by many connections.
+    pub async fn read_with(&mut self, chunk: &mut [u8], out: &mut Vec<u8>) -> io::Result<usize> {
+        let before = out.len();
+        out.append(&mut self.early);
+        if out.len() > before {
+            return Ok(out.len() - before);
+        }
+        loop {
+            self.tcp.readable().await?;
+            let Some(n) = self.try_fill(chunk, out)? else { continue };
+            if n == 0 || out.len() > before {
+                return Ok(out.len() - before);
+            }
+        }
+    }
+
+    /// One non-blocking read. `None`: nothing was there; `Some(0)`: the connection has ended;
+    /// otherwise the bytes fetched from the socket, whose plain text (possibly none) is in `out`.
+    pub fn try_fill(&mut self, chunk: &mut [u8], out: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        let n = match self.tcp.try_read(chunk) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        match &mut self.tls {
+            None => out.extend_from_slice(&chunk[..n]),
+            Some(tls) if n > 0 => {
+                feed(tls, &chunk[..n], out)?;
+                // Key updates and alerts are answered at once; a full socket only delays them.
+                while tls.wants_write() {
+                    match tls.write_tls(&mut SocketWriter(&self.tcp)) {
+                        Ok(_) => {}
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+            Some(_) => {}
+        }
+        Ok(Some(n))
+    }
+
+    /// Waits until the socket has something to read or has ended.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.tcp.readable().await
+    }
+
+    /// Writes everything, encrypted if TLS is up.
+    pub async fn write_all(&mut self, mut data: &[u8]) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return self.write_tcp(data).await };
+        while !data.is_empty() || tls.wants_write() {
+            data = &data[tls.writer().write(data)?..];
+            flush(&self.tcp, tls).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes to the socket itself, below TLS: for tests that break the record layer.
+    pub async fn write_tcp(&self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            self.tcp.writable().await?;
+            match self.tcp.try_write(data) {
+                Ok(n) => data = &data[n..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads from the socket itself, below TLS; 0 is the end.
+    pub async fn read_tcp(&self, chunk: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.tcp.readable().await?;
+            match self.tcp.try_read(chunk) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Ends TLS with close_notify (if it is up) and shuts the sending side of the socket.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            flush(&self.tcp, tls).await?;
+        }
+        tokio::io::AsyncWriteExt::shutdown(&mut self.tcp).await
+    }
+
+    /// Breaks the connection: the peer sees a reset, no close_notify and no FIN.
+    pub fn reset(self) -> io::Result<()> {
+        self.tcp.set_zero_linger()
+    }
+
+    /// The socket, for options such as a small receive buffer.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+}
+
+async fn flush(tcp: &TcpStream, tls: &mut ClientConnection) -> io::Result<()> {
+    while tls.wants_write() {
+        match tls.write_tls(&mut SocketWriter(tcp)) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => tcp.writable().await?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Connects, trying again until `deadline` while the port refuses: for servers that are starting.
+pub async fn connect_patiently(addr: SocketAddr, deadline: Duration) -> io::Result<Wire> {
+    let end = tokio::time::Instant::now() + deadline;
+    loop {
+        match Wire::connect(addr).await {
+            Ok(wire) => return Ok(wire),
+            Err(e) if tokio::time::Instant::now() >= end => return Err(e),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Decrypts `data`, taking the plain text out as it comes, for rustls holds only a little of it.
+fn feed(tls: &mut ClientConnection, mut data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    while !data.is_empty() {
+        if tls.read_tls(&mut data)? == 0 {
+            break;
+        }
+        let ready = tls.process_new_packets().map_err(io::Error::other)?.plaintext_bytes_to_read();
+        if ready > 0 {
+            let start = out.len();
+            out.resize(start + ready, 0);
+            tls.reader().read_exact(&mut out[start..])?;
+        }
+    }
+    Ok(())
+}
+
+struct SocketWriter<'a>(&'a TcpStream);
+
+impl Write for SocketWriter<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.try_write(data)
+    }
+
+    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(bufs)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
