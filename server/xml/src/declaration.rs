@@ -17,14 +17,9 @@ pub(crate) fn check(declaration: &[u8]) -> Result<(), XmlError> {
     if !reader.rest.is_empty() {
         return Err(XmlError::NotWellFormed);
     }
-    match version {
-        b"1.0" => {}
-        // XML 1.0 section 2.8: other versions that look like 1.x are well-formed, but RFC 6120 section 11.8
-        // knows XML 1.0 only, and XML 1.1 allows characters that 1.0 does not.
-        [b'1', b'.', minor @ ..] if !minor.is_empty() && minor.iter().all(u8::is_ascii_digit) => {
-            return Err(XmlError::Restricted);
-        }
-        _ => return Err(XmlError::NotWellFormed),
+    if version != b"1.0" {
+        // RFC 6120 section 11.8; and XML 1.1 allows characters that XML 1.0 does not.
+        return Err(XmlError::Restricted);
     }
     if let Some(name) = encoding {
         let valid = name.first().is_some_and(u8::is_ascii_alphabetic)
@@ -110,9 +105,9 @@ mod tests {
             ("<?xml version='1.0' encoding='utf8'?>", UnsupportedEncoding),
             ("<?xml version='1.0' encoding=''?>", NotWellFormed),
             ("<?xml version='1.0' encoding='8'?>", NotWellFormed),
-            ("<?xml version='2.0'?>", NotWellFormed),
-            ("<?xml version='1.'?>", NotWellFormed),
-            ("<?xml version=''?>", NotWellFormed),
+            ("<?xml version='2.0'?>", Restricted),
+            ("<?xml version='1.'?>", Restricted),
+            ("<?xml version=''?>", Restricted),
             ("<?xml version='1.0\"?>", NotWellFormed),
             ("<?xml version=1.0?>", NotWellFormed),
             ("<?xml?>", NotWellFormed),

@@ -60,8 +60,8 @@ impl Element {
     /// An empty element. An empty `namespace` stands for none. Characters that a name cannot hold become
     /// `_`.
     pub fn new(name: &str, namespace: &str) -> Self {
-        // Nothing can be declared to be in that namespace.
-        let namespace = if namespace == ns::XMLNS { "" } else { namespace };
+        // No element can be declared to be in these.
+        let namespace = if matches!(namespace, ns::XMLNS | ns::XML) { "" } else { namespace };
         Self {
             name: valid_name(name),
             namespace: namespace.into(),

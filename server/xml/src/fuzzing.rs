@@ -38,7 +38,7 @@ pub fn trace<'a>(framer: &mut Framer, pieces: impl IntoIterator<Item = &'a [u8]>
                     break;
                 }
                 Ok(Event::Whitespace(count)) => {
-                    assert_eq!(before - input.len(), count);
+                    assert!(before - input.len() >= count);
                     match items.last_mut() {
                         Some(Item::Whitespace(sum)) => *sum += count,
                         _ => items.push(Item::Whitespace(count)),
@@ -107,7 +107,7 @@ fn check_frame(frame: &Frame<'_>) {
 }
 
 /// The element as a server relays it: a new head, and the tail as it came.
-fn relay(frame: &Frame<'_>) -> Vec<u8> {
+pub fn relay(frame: &Frame<'_>) -> Vec<u8> {
     let mut out = vec![b'<'];
     out.extend_from_slice(frame.name().as_bytes());
     for attribute in &frame.head.attributes {

@@ -6,8 +6,8 @@
 //!
 //! What the framer refuses although XML allows it: comments, processing instructions, DTDs and entities
 //! other than the five predefined ones; encodings other than UTF-8 and versions other than 1.0;
-//! `standalone='no'`; names that only the fifth edition of XML 1.0 allows (expat refuses them); text between
-//! stanzas; stream headers in other namespaces or larger than [`MAX_HEADER_BYTES`]; more than
+//! `standalone='no'`; names that only the fifth edition of XML 1.0 allows (expat refuses them); elements in the
+//! namespace of `xml:` (some parsers refuse them); text between stanzas; stream headers in other namespaces or larger than [`MAX_HEADER_BYTES`]; more than
 //! [`MAX_NAMESPACES`] namespace declarations in scope; and what exceeds the [`Limits`].
 
 mod chars;

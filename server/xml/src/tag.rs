@@ -36,6 +36,10 @@ impl Scanner {
         } else {
             self.resolve(data, prefix, scope)?
         };
+        if resolved == Resolved::Xml {
+            // Well-formed, but meaningless, and some parsers (roxmltree) refuse it.
+            return Err(XmlError::Restricted);
+        }
         self.head.reserialise |= resolved == Resolved::Scope && !prefix.is_empty();
         match self.stack.len() {
             0 => {

@@ -83,6 +83,9 @@ impl Tree<'_> {
             }
         }
         let (prefix, name) = split(tag.name().0);
+        if prefix == "xml" {
+            return Err(XmlError::Restricted);
+        }
         let mut element = Element {
             name: name.into(),
             namespace: self.lookup(prefix)?,

@@ -26,15 +26,12 @@ impl Element {
 
     /// `prefixed` holds the namespaces that have a prefix here: `ns` and the position.
     fn write_in<'a>(&'a self, out: &mut Vec<u8>, inherited_default_ns: &str, prefixed: &mut Vec<&'a str>) {
-        // Only the prefix `xml` can name this one (Namespaces in XML section 3).
-        let in_xml = *self.namespace == *ns::XML;
-        let default = if in_xml { inherited_default_ns } else { &self.namespace };
         let outer = prefixed.len();
         out.push(b'<');
-        self.write_name(out, in_xml);
-        if default != inherited_default_ns {
+        out.extend_from_slice(self.name.as_bytes());
+        if *self.namespace != *inherited_default_ns {
             out.extend_from_slice(b" xmlns='");
-            escape_attr(default, out);
+            escape_attr(&self.namespace, out);
             out.push(b'\'');
         }
         self.write_attributes(out, prefixed);
@@ -44,22 +41,15 @@ impl Element {
             out.push(b'>');
             for node in &self.nodes {
                 match node {
-                    Node::Element(child) => child.write_in(out, default, prefixed),
+                    Node::Element(child) => child.write_in(out, &self.namespace, prefixed),
                     Node::Text(text) => escape_text(text, out),
                 }
             }
             out.extend_from_slice(b"</");
-            self.write_name(out, in_xml);
+            out.extend_from_slice(self.name.as_bytes());
             out.push(b'>');
         }
         prefixed.truncate(outer);
-    }
-
-    fn write_name(&self, out: &mut Vec<u8>, in_xml: bool) {
-        if in_xml {
-            out.extend_from_slice(b"xml:");
-        }
-        out.extend_from_slice(self.name.as_bytes());
     }
 
     fn write_attributes<'a>(&'a self, out: &mut Vec<u8>, prefixed: &mut Vec<&'a str>) {
