@@ -301,10 +301,19 @@ pub trait IqHandler: Send + Sync + 'static {
     /// The runner adds a timeout (`remote-server-timeout`) and turns a panic into
     /// `internal-server-error`; the effect must be durable before the future resolves.
     fn handle(&self, request: IqRequest) -> BoxFuture<'static, Result<Option<Element>, StanzaError>>;
+
+    /// Called after the reply, of whatever type, was queued to the sender: what this in turn
+    /// queues to the sender comes after it. For what must not come before the reply, such as
+    /// the end of the session whose account was removed.
+    fn replied(&self, _from: &Jid, _session: Option<SessionId>) {}
 }
 
 impl<T: IqHandler + ?Sized> IqHandler for Arc<T> {
     fn handle(&self, request: IqRequest) -> BoxFuture<'static, Result<Option<Element>, StanzaError>> {
         (**self).handle(request)
+    }
+
+    fn replied(&self, from: &Jid, session: Option<SessionId>) {
+        (**self).replied(from, session);
     }
 }

@@ -3,12 +3,18 @@
 //! What must hold: this crate does no I/O and knows no module.
 
 pub mod account;
+pub mod caps;
+pub mod dataform;
+pub mod datetime;
+pub mod disco;
 pub mod error;
 pub mod jid;
 pub mod module;
 pub mod prep;
 pub mod read;
+pub mod rsm;
 pub mod stanza;
+pub mod storable;
 pub mod storage;
 
 pub use account::{SessionId, Sessions};
