@@ -14,8 +14,6 @@ pub(crate) const NAME: u8 = 2;
 pub(crate) const SPACE: u8 = 4;
 /// Text that needs no look: ASCII that is a `Char`, other than `<`, `&` and `>`.
 pub(crate) const TEXT: u8 = 8;
-/// Attribute values that need no look: ASCII other than `<`, `&`, quotes, tab, line feed, carriage return.
-pub(crate) const VALUE: u8 = 16;
 
 /// The classes of each byte.
 pub(crate) static CLASS: [u8; 256] = classes();
@@ -35,13 +33,8 @@ const fn classes() -> [u8; 256] {
         if matches!(b, b' ' | b'\t' | b'\n' | b'\r') {
             class |= SPACE | TEXT;
         }
-        if b >= b' ' && !matches!(b, b'<' | b'&') {
-            if b != b'>' {
-                class |= TEXT;
-            }
-            if b != b'"' && b != b'\'' {
-                class |= VALUE;
-            }
+        if b >= b' ' && !matches!(b, b'<' | b'&' | b'>') {
+            class |= TEXT;
         }
         table[byte] = class;
         byte += 1;
@@ -55,27 +48,53 @@ pub(crate) fn is(byte: u8, class: u8) -> bool {
     CLASS[byte as usize] & class != 0
 }
 
+/// A word of eight times the same byte.
+const fn eight(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// The high bit of each byte of `word` that is zero. Bits above the lowest one set may be wrong.
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(eight(0x01)) & !word & eight(0x80)
+}
+
+/// The high bit of each byte that is below 0x20 or at least 0x80, or equal to one of three. Bits above the
+/// lowest one set may be wrong.
+fn specials(word: u64, [a, b, c]: [u8; 3]) -> u64 {
+    let control = word.wrapping_sub(eight(0x20)) & !word & eight(0x80);
+    control | word & eight(0x80) | zeros(word ^ eight(a)) | zeros(word ^ eight(b)) | zeros(word ^ eight(c))
+}
+
+/// The first offset at or after `at` whose byte is below 0x20, at least 0x80, or one of three.
+#[inline]
+fn skip_to_special(data: &[u8], mut at: usize, three: [u8; 3]) -> usize {
+    while let Some((word, _)) = data.get(at..).and_then(<[u8]>::split_first_chunk::<8>) {
+        let found = specials(u64::from_le_bytes(*word), three);
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let special = |b: &u8| *b < b' ' || *b >= 0x80 || three.contains(b);
+    at + data[at..].iter().position(special).unwrap_or(data.len() - at)
+}
+
 /// The first offset at or after `at` whose byte is not [`TEXT`].
 #[inline]
 pub(crate) fn skip_text(data: &[u8], mut at: usize) -> usize {
-    // Sixteen at a time without a branch, which compiles to vector code.
-    while let Some(chunk) = data.get(at..at + 16) {
-        let mut special = false;
-        for &b in chunk {
-            special |= b.wrapping_sub(b' ') >= 0x60 || b == b'<' || b == b'&' || b == b'>';
+    loop {
+        at = skip_to_special(data, at, *b"<&>");
+        match data.get(at) {
+            Some(&b) if is(b, TEXT) => at += 1,
+            _ => return at,
         }
-        if special {
-            break;
-        }
-        at += 16;
     }
-    while let Some(&b) = data.get(at) {
-        if !is(b, TEXT) {
-            break;
-        }
-        at += 1;
-    }
-    at
+}
+
+/// The first offset at or after `at` whose byte is `quote` or needs a look in an attribute value.
+#[inline]
+pub(crate) fn skip_value(data: &[u8], at: usize, quote: u8) -> usize {
+    skip_to_special(data, at, [quote, b'<', b'&'])
 }
 
 /// The first offset at or after `at` whose byte is not in `class`.
@@ -245,13 +264,21 @@ mod tests {
     }
 
     #[test]
-    fn skip_text_stops_at_exactly_what_is_not_plain() {
-        for at in 0..40 {
+    fn skipping_stops_at_exactly_what_is_special() {
+        for at in 0..20 {
             for byte in 0..=255u8 {
-                let mut data = [b'x'; 40];
+                let mut data = [b'x'; 20];
                 data[at] = byte;
-                let expected = if is(byte, TEXT) { 40 } else { at };
-                assert_eq!(skip_text(&data, 0), expected, "{byte:#x} at {at}");
+                // What follows must not matter.
+                for after in [b'x', b'<', 0x00, 0x1F, 0x80, 0xFF] {
+                    data[at + 1..].fill(after);
+                    let end = |plain: &dyn Fn(u8) -> bool| data.iter().position(|b| !plain(*b)).unwrap_or(20);
+                    assert_eq!(skip_text(&data, 0), end(&|b| is(b, TEXT)), "{data:x?}");
+                    for quote in [b'\'', b'"'] {
+                        let plain = |b| (b' '..0x80).contains(&b) && ![quote, b'<', b'&'].contains(&b);
+                        assert_eq!(skip_value(&data, 0, quote), end(&plain), "{data:x?}");
+                    }
+                }
             }
         }
     }

@@ -123,7 +123,7 @@ pub struct Framer {
 enum Step {
     NeedMore,
     Whitespace(usize),
-    Open(StreamOpen),
+    Open(Box<StreamOpen>),
     /// A stanza of so many bytes at the start of the input.
     InInput(usize),
     /// A stanza that fills the buffer.
@@ -178,7 +178,7 @@ impl Framer {
         let bytes = match step {
             Step::NeedMore => return Ok(Event::NeedMore),
             Step::Whitespace(count) => return Ok(Event::Whitespace(count)),
-            Step::Open(open) => return Ok(Event::Open(open)),
+            Step::Open(open) => return Ok(Event::Open(*open)),
             Step::Close => return Ok(Event::Close),
             Step::InInput(len) => {
                 let (bytes, rest) = input.split_at(len);
@@ -328,7 +328,7 @@ impl Framer {
                 self.scope = scope;
                 let empty = work.scanner.head.self_closing;
                 self.phase = if empty { Phase::EmptyStream } else { Phase::Reading(Place::Stream) };
-                Some(Step::Open(open))
+                Some(Step::Open(Box::new(open)))
             }
             Unit::Close(_) => {
                 self.phase = Phase::Closed;

@@ -70,15 +70,19 @@ pub enum Ns {
 impl Ns {
     /// Tells a namespace name (after attribute-value normalisation) apart.
     pub fn of(name: &str) -> Self {
-        match name {
-            ns::CLIENT => Self::Client,
-            ns::SERVER => Self::Server,
-            ns::STREAMS => Self::Streams,
-            ns::TLS => Self::Tls,
-            ns::SASL => Self::Sasl,
-            ns::STREAM_MANAGEMENT => Self::StreamManagement,
-            _ => Self::Other,
-        }
+        Self::of_bytes(name.as_bytes())
+    }
+
+    pub(crate) fn of_bytes(name: &[u8]) -> Self {
+        const KNOWN: [(&str, Ns); 6] = [
+            (ns::CLIENT, Ns::Client),
+            (ns::SERVER, Ns::Server),
+            (ns::STREAMS, Ns::Streams),
+            (ns::TLS, Ns::Tls),
+            (ns::SASL, Ns::Sasl),
+            (ns::STREAM_MANAGEMENT, Ns::StreamManagement),
+        ];
+        KNOWN.iter().find(|(known, _)| known.as_bytes() == name).map_or(Self::Other, |(_, ns)| *ns)
     }
 
     /// Whether it is a content namespace: `jabber:client` or `jabber:server`.

@@ -8,7 +8,7 @@
 
 use smallvec::SmallVec;
 
-use crate::chars::{self, Decoded, NAME, SPACE, START, VALUE, is};
+use crate::chars::{self, Decoded, NAME, SPACE, START, is};
 use crate::declaration;
 use crate::error::XmlError;
 use crate::head::{Attribute, Head, NsName, Span};
@@ -127,15 +127,19 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
-    /// Makes ready for another unit, keeping memory.
+    /// Makes ready for another unit, keeping memory. What is not set here is set before it is used.
     pub(crate) fn reset(&mut self) {
-        let mut stack = std::mem::take(&mut self.stack);
-        let mut bindings = std::mem::take(&mut self.bindings);
-        let mut attributes = std::mem::take(&mut self.head.attributes);
-        stack.clear();
-        bindings.clear();
-        attributes.clear();
-        *self = Self { stack, bindings, head: Head { attributes, ..Head::default() }, ..Self::default() };
+        self.at = 0;
+        self.state = State::Markup;
+        self.quote = 0;
+        self.elements = 0;
+        self.stack.clear();
+        self.bindings.clear();
+        self.head.attributes.clear();
+        self.head.child = None;
+        self.head.children = 0;
+        self.head.reserialise = false;
+        self.head_attributes = 0;
     }
 
     /// Goes on reading. `data` is the unit from its first byte, `<`; it has at least the bytes of the call
@@ -164,8 +168,15 @@ impl Scanner {
                     at = chars::skip_text(data, at);
                     match byte!() {
                         b'<' => {
-                            at += 1;
-                            state = State::Markup;
+                            if let Some(end) = self.plain_end_tag(data, at) {
+                                at = end;
+                                if self.end_element() {
+                                    return Ok(Unit::Stanza(at));
+                                }
+                            } else {
+                                at += 1;
+                                state = State::Markup;
+                            }
                         }
                         b'&' => {
                             at += 1;
@@ -221,6 +232,11 @@ impl Scanner {
                     state = State::AfterName;
                 }
                 State::AfterName | State::BeforeAttribute => {
+                    if state == State::AfterName {
+                        while let Some(end) = self.plain_attribute(data, at, context.bounds) {
+                            at = end;
+                        }
+                    }
                     let start = at;
                     at = chars::skip(data, at, SPACE);
                     if at > start {
@@ -254,7 +270,7 @@ impl Scanner {
                     if !self.scan_name(data, &mut at)? {
                         partial!();
                     }
-                    self.begin_attribute(data, at);
+                    self.push_attribute(data, Span::new(self.token, at), self.colon, Span::default());
                     state = State::AfterAttributeName;
                 }
                 State::AfterAttributeName => {
@@ -276,7 +292,7 @@ impl Scanner {
                     state = State::Value;
                 }
                 State::Value => {
-                    at = chars::skip(data, at, VALUE);
+                    at = chars::skip_value(data, at, self.quote);
                     match byte!() {
                         b if b == self.quote => {
                             if let Some(attribute) = self.head.attributes.last_mut() {
@@ -286,7 +302,6 @@ impl Scanner {
                             at += 1;
                             state = State::AfterName;
                         }
-                        b'"' | b'\'' => at += 1,
                         b'&' => {
                             self.mark_entities();
                             at += 1;
@@ -336,11 +351,12 @@ impl Scanner {
                         return Err(XmlError::NotWellFormed);
                     }
                     at += 1;
-                    let Some(open) = self.stack.pop() else { return Ok(Unit::Close(at)) };
                     if self.stack.is_empty() {
+                        return Ok(Unit::Close(at));
+                    }
+                    if self.end_element() {
                         return Ok(Unit::Stanza(at));
                     }
-                    self.bindings.truncate(usize::from(open.outer_bindings));
                     state = State::Content;
                 }
                 State::Reference => match reference(&data[self.reference..])? {
@@ -475,6 +491,58 @@ impl Scanner {
         }
     }
 
+    /// Takes an attribute as most are written, if that is what stands at `at` and all of it has arrived: a
+    /// space, an ASCII name, `=`, and a value of plain ASCII. Gives the offset after it.
+    #[inline]
+    fn plain_attribute(&mut self, data: &[u8], at: usize, bounds: Bounds) -> Option<usize> {
+        let start = at + 1;
+        if *data.get(at)? != b' ' || !is(*data.get(start)?, START) {
+            return None;
+        }
+        let mut end = chars::skip(data, start, NAME);
+        let mut colon = 0;
+        if *data.get(end)? == b':' && is(*data.get(end + 1)?, START) {
+            colon = end;
+            end = chars::skip(data, end + 1, NAME);
+        }
+        let quote = *data.get(end + 1)?;
+        if data[end] != b'=' || (quote != b'\'' && quote != b'"') {
+            return None;
+        }
+        let value = end + 2;
+        let close = chars::skip_value(data, value, quote);
+        let count = self.head.attributes.len() - self.head_attributes;
+        if *data.get(close)? != quote || count >= usize::from(bounds.attributes) {
+            return None;
+        }
+        self.push_attribute(data, Span::new(start, end), colon, Span::new(value, close));
+        Some(close + 1)
+    }
+
+    /// The offset after the end tag of the innermost element, if it stands at `at`, without white space, and
+    /// all of it has arrived.
+    #[inline]
+    fn plain_end_tag(&mut self, data: &[u8], at: usize) -> Option<usize> {
+        let name = self.stack.last()?.name.slice(data);
+        let rest = data[at..].strip_prefix(b"</")?.strip_prefix(name)?;
+        if *rest.first()? != b'>' {
+            return None;
+        }
+        if self.stack.len() == 1 {
+            self.head.close_start = at;
+        }
+        Some(at + name.len() + 3)
+    }
+
+    /// Ends the innermost element. True if it is the top-level one.
+    #[inline]
+    fn end_element(&mut self) -> bool {
+        if let Some(open) = self.stack.pop() {
+            self.bindings.truncate(usize::from(open.outer_bindings));
+        }
+        self.stack.is_empty()
+    }
+
     fn begin_element(&mut self, bounds: Bounds) -> Result<(), XmlError> {
         self.elements += 1;
         if self.elements > bounds.elements {
@@ -486,16 +554,13 @@ impl Scanner {
         Ok(())
     }
 
-    /// Notes the attribute whose name ends at `end`.
-    fn begin_attribute(&mut self, data: &[u8], end: usize) {
-        let (prefix, local) = split_name(Span::new(self.token, end), self.colon);
+    /// Notes an attribute.
+    #[inline]
+    fn push_attribute(&mut self, data: &[u8], name: Span, colon: usize, value: Span) {
+        let (prefix, local) = split_name(name, colon);
         let declares = if prefix.is_empty() { local } else { prefix };
-        self.head.attributes.push(Attribute {
-            prefix,
-            local,
-            is_declaration: declares.slice(data) == b"xmlns",
-            ..Attribute::default()
-        });
+        let is_declaration = declares.slice(data) == b"xmlns";
+        self.head.attributes.push(Attribute { prefix, local, value, has_entities: false, is_declaration });
     }
 
     fn mark_entities(&mut self) {
@@ -520,14 +585,19 @@ pub(crate) fn split_name(name: Span, colon: usize) -> (Span, Span) {
 
 /// Skips characters beyond ASCII. False where the data ends within one.
 fn skip_characters(data: &[u8], at: &mut usize) -> Result<bool, XmlError> {
-    while data.get(*at).is_some_and(|b| *b >= 0x80) {
-        match chars::decode(data, *at) {
-            Decoded::Char(_, len) => *at += len,
-            Decoded::Partial => return Ok(false),
-            Decoded::Invalid => return Err(XmlError::NotWellFormed),
+    loop {
+        match &data[*at..] {
+            // Most characters need nothing more: no overlong form, surrogate or non-character among them.
+            [0xC2..=0xDF, 0x80..=0xBF, ..] => *at += 2,
+            [0xE1..=0xEC | 0xEE, 0x80..=0xBF, 0x80..=0xBF, ..] => *at += 3,
+            [0x80.., ..] => match chars::decode(data, *at) {
+                Decoded::Char(_, len) => *at += len,
+                Decoded::Partial => return Ok(false),
+                Decoded::Invalid => return Err(XmlError::NotWellFormed),
+            },
+            _ => return Ok(true),
         }
     }
-    Ok(true)
 }
 
 enum Reference {

@@ -46,7 +46,7 @@ impl Scanner {
                 self.head.prefix = prefix;
                 self.head.name = local;
                 self.head.namespace_name = self.name_of(data, resolved, prefix, scope);
-                self.head.namespace = Ns::of(self.head.namespace_name.get(data));
+                self.head.namespace = Ns::of_bytes(self.head.namespace_name.bytes(data));
                 self.head.reserialise |= !prefix.is_empty();
                 self.head.open_end = at - 1 - usize::from(self_closing);
                 self.head.self_closing = self_closing;
@@ -65,7 +65,7 @@ impl Scanner {
                     let namespace_name = self.name_of(data, resolved, prefix, scope);
                     self.head.child = Some(ChildHead {
                         name: local,
-                        namespace: Ns::of(namespace_name.get(data)),
+                        namespace: Ns::of_bytes(namespace_name.bytes(data)),
                         namespace_name,
                         start: self.name.start as usize - 1,
                     });
@@ -148,7 +148,7 @@ impl Scanner {
             attributes
                 .iter()
                 .enumerate()
-                .any(|(index, a)| attributes[..index].iter().any(|b| raw_name(a, data) == raw_name(b, data)))
+                .any(|(index, a)| attributes[..index].iter().any(|b| same_name(a, b, data)))
         } else {
             let mut names: Vec<&[u8]> = attributes.iter().map(|a| raw_name(a, data)).collect();
             names.sort_unstable();
@@ -196,6 +196,11 @@ enum Resolved {
     Binding(usize),
     /// The stream header; or nothing, if there is no prefix.
     Scope,
+}
+
+fn same_name(a: &Attribute, b: &Attribute, data: &[u8]) -> bool {
+    let (a, b) = (raw_name(a, data), raw_name(b, data));
+    a.len() == b.len() && a.first() == b.first() && a == b
 }
 
 fn raw_name<'a>(attribute: &Attribute, data: &'a [u8]) -> &'a [u8] {
