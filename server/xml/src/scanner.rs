@@ -590,7 +590,7 @@ fn skip_characters(data: &[u8], at: &mut usize) -> Result<bool, XmlError> {
             // Most characters need nothing more: no overlong form, surrogate or non-character among them.
             [0xC2..=0xDF, 0x80..=0xBF, ..] => *at += 2,
             [0xE1..=0xEC | 0xEE, 0x80..=0xBF, 0x80..=0xBF, ..] => *at += 3,
-            [0x80.., ..] => match chars::decode(data, *at) {
+            [0x80..=0xFF, ..] => match chars::decode(data, *at) {
                 Decoded::Char(_, len) => *at += len,
                 Decoded::Partial => return Ok(false),
                 Decoded::Invalid => return Err(XmlError::NotWellFormed),
