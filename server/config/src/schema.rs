@@ -164,16 +164,18 @@ section! {
         /// Time from connecting to being logged in; then the connection is closed.
         unauthenticated_timeout: Duration = secs(30), secs(1) => secs(600);
 
-        /// Failed logins on one connection; then it is closed.
-        login_failures_per_connection: u32 = 5, 1 => 1_000;
-        /// Failed logins in a window from one address, for all accounts together; then further
-        /// logins from there are refused until the window has passed.
+        /// Failed logins on one connection; then it is closed. RFC 6120 6.4.5 wants 2 to 5.
+        login_failures_per_connection: u32 = 5, 1 => 100;
+        /// Failed logins from one address (an IPv6 /64 counts as one), for all accounts together;
+        /// then logins from there are refused, but for one in each recovery time.
         login_failures_per_address: u32 = 100, 1 => 1_000_000;
-        /// Failed logins in a window from one address for one account; then further logins from
-        /// there to this account are refused. Logins from elsewhere are not.
+        /// The recovery time of an address.
+        login_recovery_address: Duration = secs(10), secs(1) => hours(24);
+        /// Failed logins from one address for one account; then logins from there to this account
+        /// are refused, but for one in each recovery time. Logins from elsewhere are not.
         login_failures_per_account: u32 = 10, 1 => 1_000_000;
-        /// The window.
-        login_failure_window: Duration = secs(600), secs(1) => hours(24);
+        /// The recovery time of an account at an address.
+        login_recovery_account: Duration = secs(60), secs(1) => hours(24);
 
         /// Bytes a second that are read from one connection in the long run. More are not lost:
         /// they wait in the network until they may be read.
@@ -194,7 +196,7 @@ section! {
         stanza_attributes: u32 = 256, 16 => 10_000;
 
         /// Sessions of one account at once; a further one is refused.
-        sessions_per_account: u32 = 10, 1 => 1_000;
+        sessions_per_account: u32 = 20, 1 => 1_000;
         /// Bytes that wait for one session which reads too slowly; then it is closed, and messages
         /// that it did not get are stored for the account.
         outbound_bytes: Size = Size::mib(4), Size::kib(512) => Size::gib(1);
@@ -223,10 +225,11 @@ section! {
     pub struct Registration {
         /// Anyone who can connect may make an account.
         enabled: bool = false;
-        /// Accounts that one address (an IPv6 /64 counts as one) may make in a window.
-        per_address: u32 = 1, 1 => 1_000_000;
-        /// The window.
-        window: Duration = secs(600), secs(1) => hours(24);
+        /// Time until the same address (an IPv6 /64 counts as one) may make another account.
+        interval: Duration = secs(600), secs(0) => hours(24);
+        /// Refuses names that mix alphabets as no language does, such as Latin and Cyrillic: they
+        /// are made to look like other names. Counts for accounts that administrators make as well.
+        refuse_mixed_scripts: bool = true;
     }
 }
 
