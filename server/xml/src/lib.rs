@@ -24,6 +24,7 @@ pub mod ns;
 mod scanner;
 mod scope;
 mod tag;
+mod tokens;
 
 pub use element::{Attr, Element, Node};
 pub use error::XmlError;

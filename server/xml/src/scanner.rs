@@ -8,12 +8,13 @@
 
 use smallvec::SmallVec;
 
-use crate::chars::{self, Decoded, NAME, SPACE, START, is};
+use crate::chars::{self, SPACE, START, is};
 use crate::declaration;
 use crate::error::XmlError;
-use crate::head::{Attribute, Head, NsName, Span};
+use crate::head::{Head, NsName, Span};
 use crate::limits::Bounds;
 use crate::scope::Scope;
+use crate::tokens::{Reference, reference, skip_characters};
 
 /// Where in a stream a unit stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,11 +104,11 @@ pub(crate) struct Scanner {
     at: usize,
     state: State,
     /// Start of the current name, value, or what follows `<`.
-    token: usize,
+    pub(crate) token: usize,
     /// Start of what follows `&`.
     reference: usize,
     /// Offset of the colon in the current name; 0 if none was met.
-    colon: usize,
+    pub(crate) colon: usize,
     /// The number of the current character reference.
     code: u32,
     /// The current character reference has a digit.
@@ -460,80 +461,6 @@ impl Scanner {
         }
     }
 
-    /// Goes on within a name that starts at `token`. True at its end, false where the data ends.
-    fn scan_name(&mut self, data: &[u8], at: &mut usize) -> Result<bool, XmlError> {
-        loop {
-            let first = *at == self.token || *at == self.colon + 1;
-            if !first {
-                *at = chars::skip(data, *at, NAME);
-            }
-            let Some(&byte) = data.get(*at) else { return Ok(false) };
-            match byte {
-                0x80.. => match chars::decode(data, *at) {
-                    Decoded::Partial => return Ok(false),
-                    Decoded::Char(code, len)
-                        if if first { chars::is_name_start(code) } else { chars::is_name_char(code) } =>
-                    {
-                        *at += len;
-                    }
-                    _ => return Err(XmlError::NotWellFormed),
-                },
-                _ if first && is(byte, START) => *at += 1,
-                _ if first => return Err(XmlError::NotWellFormed),
-                // A second colon makes it no qualified name (Namespaces in XML, section 4).
-                b':' if self.colon == 0 => {
-                    self.colon = *at;
-                    *at += 1;
-                }
-                b':' => return Err(XmlError::NotWellFormed),
-                _ => return Ok(true),
-            }
-        }
-    }
-
-    /// Takes an attribute as most are written, if that is what stands at `at` and all of it has arrived: a
-    /// space, an ASCII name, `=`, and a value of plain ASCII. Gives the offset after it.
-    #[inline]
-    fn plain_attribute(&mut self, data: &[u8], at: usize, bounds: Bounds) -> Option<usize> {
-        let start = at + 1;
-        if *data.get(at)? != b' ' || !is(*data.get(start)?, START) {
-            return None;
-        }
-        let mut end = chars::skip(data, start, NAME);
-        let mut colon = 0;
-        if *data.get(end)? == b':' && is(*data.get(end + 1)?, START) {
-            colon = end;
-            end = chars::skip(data, end + 1, NAME);
-        }
-        let quote = *data.get(end + 1)?;
-        if data[end] != b'=' || (quote != b'\'' && quote != b'"') {
-            return None;
-        }
-        let value = end + 2;
-        let close = chars::skip_value(data, value, quote);
-        let count = self.head.attributes.len() - self.head_attributes;
-        if *data.get(close)? != quote || count >= usize::from(bounds.attributes) {
-            return None;
-        }
-        self.push_attribute(data, Span::new(start, end), colon, Span::new(value, close));
-        Some(close + 1)
-    }
-
-    /// The offset after the end tag of the innermost element, if it stands at `at`, without white space, and
-    /// all of it has arrived.
-    #[inline]
-    fn plain_end_tag(&mut self, data: &[u8], at: usize) -> Option<usize> {
-        let name = self.stack.last()?.name.slice(data);
-        let rest = data[at..].strip_prefix(b"</")?.strip_prefix(name)?;
-        if *rest.first()? != b'>' {
-            return None;
-        }
-        if self.stack.len() == 1 {
-            self.head.close_start = at;
-        }
-        Some(at + name.len() + 3)
-    }
-
     /// Ends the innermost element. True if it is the top-level one.
     #[inline]
     fn end_element(&mut self) -> bool {
@@ -554,15 +481,6 @@ impl Scanner {
         Ok(())
     }
 
-    /// Notes an attribute.
-    #[inline]
-    fn push_attribute(&mut self, data: &[u8], name: Span, colon: usize, value: Span) {
-        let (prefix, local) = split_name(name, colon);
-        let declares = if prefix.is_empty() { local } else { prefix };
-        let is_declaration = declares.slice(data) == b"xmlns";
-        self.head.attributes.push(Attribute { prefix, local, value, has_entities: false, is_declaration });
-    }
-
     fn mark_entities(&mut self) {
         if let Some(attribute) = self.head.attributes.last_mut() {
             attribute.has_entities = true;
@@ -571,59 +489,5 @@ impl Scanner {
 
     fn after_reference(&self) -> State {
         if self.quote == 0 { State::Content } else { State::Value }
-    }
-}
-
-/// Splits a name at its colon into prefix and local name.
-pub(crate) fn split_name(name: Span, colon: usize) -> (Span, Span) {
-    if colon == 0 {
-        return (Span { start: name.start, end: name.start }, name);
-    }
-    let colon = colon as u32;
-    (Span { start: name.start, end: colon }, Span { start: colon + 1, end: name.end })
-}
-
-/// Skips characters beyond ASCII. False where the data ends within one.
-fn skip_characters(data: &[u8], at: &mut usize) -> Result<bool, XmlError> {
-    loop {
-        match &data[*at..] {
-            // Most characters need nothing more: no overlong form, surrogate or non-character among them.
-            [0xC2..=0xDF, 0x80..=0xBF, ..] => *at += 2,
-            [0xE1..=0xEC | 0xEE, 0x80..=0xBF, 0x80..=0xBF, ..] => *at += 3,
-            [0x80..=0xFF, ..] => match chars::decode(data, *at) {
-                Decoded::Char(_, len) => *at += len,
-                Decoded::Partial => return Ok(false),
-                Decoded::Invalid => return Err(XmlError::NotWellFormed),
-            },
-            _ => return Ok(true),
-        }
-    }
-}
-
-enum Reference {
-    Partial,
-    /// A predefined entity; its length with the semicolon.
-    Named(usize),
-    Decimal,
-    Hexadecimal,
-}
-
-/// What follows an `&`. Looks at a handful of bytes at most.
-fn reference(data: &[u8]) -> Result<Reference, XmlError> {
-    match data {
-        [] | [b'#'] => Ok(Reference::Partial),
-        [b'#', b'x', ..] => Ok(Reference::Hexadecimal),
-        [b'#', ..] => Ok(Reference::Decimal),
-        [first, ..] => {
-            for name in [&b"lt;"[..], b"gt;", b"amp;", b"apos;", b"quot;"] {
-                if data.starts_with(name) {
-                    return Ok(Reference::Named(name.len()));
-                }
-                if name.starts_with(data) {
-                    return Ok(Reference::Partial);
-                }
-            }
-            if is(*first, START) { Err(XmlError::Restricted) } else { Err(XmlError::NotWellFormed) }
-        }
     }
 }

@@ -7,8 +7,9 @@ use crate::error::XmlError;
 use crate::head::{Attribute, ChildHead, Ns, NsName, Span};
 use crate::limits::MAX_NAMESPACES;
 use crate::ns;
-use crate::scanner::{Binding, Context, Open, Place, Scanner, Unit, split_name};
+use crate::scanner::{Binding, Context, Open, Place, Scanner, Unit};
 use crate::scope::{Scope, owned};
+use crate::tokens::split_name;
 
 /// Up to how many attributes comparing each with each is cheaper than sorting.
 const FEW_ATTRIBUTES: usize = 8;
