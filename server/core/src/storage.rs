@@ -37,7 +37,7 @@ pub enum Op {
     Put {
         /// The space written to.
         space: Space,
-        /// The key, at most [`MAX_KEY`] bytes.
+        /// The key, 1 to [`MAX_KEY`] bytes.
         key: Bytes,
         /// The value, at most [`MAX_VALUE`] bytes.
         value: Bytes,
@@ -176,7 +176,7 @@ pub fn key(parts: &[&str]) -> Bytes {
 pub type Row = (Bytes, Bytes);
 
 /// Why a storage operation failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
     /// A condition of the batch did not hold; nothing was applied.
     #[error("a condition of the batch did not hold")]
@@ -189,6 +189,9 @@ pub enum StorageError {
     /// The batch, a key or a value is larger than the limits of this module.
     #[error("the batch exceeds a storage limit: {0}")]
     TooLarge(&'static str),
+    /// An empty key, or a name of a space that is not of the form [`Space`] demands.
+    #[error("the batch or query is not valid: {0}")]
+    Invalid(&'static str),
     /// Stored data cannot be read back.
     #[error("stored data is damaged: {0}")]
     Corrupt(String),
