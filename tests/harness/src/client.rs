@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::sasl::Mechanism;
 use crate::server::{Account, Endpoint};
 use crate::stream::{Opened, RawClient};
+use crate::wire::Wire;
 use crate::xml::{CLIENT_NS, Element, escape};
 
 /// How the connection is secured.
@@ -171,6 +172,11 @@ impl Client {
     /// How long each later step may take.
     pub fn set_patience(&mut self, patience: Duration) {
         self.raw.set_patience(patience);
+    }
+
+    /// Gives the connection away, for traffic that needs no stanza reader.
+    pub fn into_wire(self) -> Wire {
+        self.raw.into_wire().0
     }
 
     /// Closes the stream in order.

@@ -6,13 +6,16 @@
 //! the raw socket stay reachable. `read` and `write_all` are cancel-safe as far
 //! as deadlines need: a cancelled `read` loses nothing.
 
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 /// How much ciphertext or plain text one system call may fetch.
@@ -62,54 +65,40 @@ impl Wire {
     /// Appends what has arrived to `out` and returns how many bytes that were; 0 is the end.
     pub async fn read(&mut self, out: &mut Vec<u8>) -> io::Result<usize> {
         let mut chunk = vec![0; READ_CHUNK];
-        self.read_with(&mut chunk, out).await
+        poll_fn(|cx| self.poll_read(cx, &mut chunk, out)).await
     }
 
-    /// As [`Wire::read`], with a scratch buffer shared by many connections.
-    pub async fn read_with(&mut self, chunk: &mut [u8], out: &mut Vec<u8>) -> io::Result<usize> {
+    /// As [`Wire::read`], as one poll: a scratch buffer can be shared by many connections.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
         let before = out.len();
         out.append(&mut self.early);
-        if out.len() > before {
-            return Ok(out.len() - before);
-        }
-        loop {
-            self.tcp.readable().await?;
-            let Some(n) = self.try_fill(chunk, out)? else { continue };
-            if n == 0 || out.len() > before {
-                return Ok(out.len() - before);
+        while out.len() == before {
+            let mut fetched = ReadBuf::new(chunk);
+            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut fetched))?;
+            let fetched = fetched.filled();
+            let Some(tls) = &mut self.tls else {
+                out.extend_from_slice(fetched);
+                break;
+            };
+            if fetched.is_empty() {
+                break;
             }
-        }
-    }
-
-    /// One non-blocking read. `None`: nothing was there; `Some(0)`: the connection has ended;
-    /// otherwise the bytes fetched from the socket, whose plain text (possibly none) is in `out`.
-    pub fn try_fill(&mut self, chunk: &mut [u8], out: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        let n = match self.tcp.try_read(chunk) {
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        match &mut self.tls {
-            None => out.extend_from_slice(&chunk[..n]),
-            Some(tls) if n > 0 => {
-                feed(tls, &chunk[..n], out)?;
-                // Key updates and alerts are answered at once; a full socket only delays them.
-                while tls.wants_write() {
-                    match tls.write_tls(&mut SocketWriter(&self.tcp)) {
-                        Ok(_) => {}
-                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(e) => return Err(e),
-                    }
+            feed(tls, fetched, out)?;
+            // Key updates and alerts are answered at once; a full socket only delays them.
+            while tls.wants_write() {
+                match tls.write_tls(&mut SocketWriter(&self.tcp)) {
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(e) => return Poll::Ready(Err(e)),
                 }
             }
-            Some(_) => {}
         }
-        Ok(Some(n))
-    }
-
-    /// Waits until the socket has something to read or has ended.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.tcp.readable().await
+        Poll::Ready(Ok(out.len() - before))
     }
 
     /// Writes everything, encrypted if TLS is up.
@@ -175,18 +164,6 @@ async fn flush(tcp: &TcpStream, tls: &mut ClientConnection) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Connects, trying again until `deadline` while the port refuses: for servers that are starting.
-pub async fn connect_patiently(addr: SocketAddr, deadline: Duration) -> io::Result<Wire> {
-    let end = tokio::time::Instant::now() + deadline;
-    loop {
-        match Wire::connect(addr).await {
-            Ok(wire) => return Ok(wire),
-            Err(e) if tokio::time::Instant::now() >= end => return Err(e),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
 }
 
 /// Decrypts `data`, taking the plain text out as it comes, for rustls holds only a little of it.

@@ -1,0 +1,69 @@
+//! The memory of sessions that say nothing.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use waystation_harness::Endpoint;
+use waystation_harness::process::Sample;
+
+use crate::Failure;
+use crate::meter::as_f64;
+use crate::sessions::{self, Access};
+
+/// Users that log in and out before the baseline is taken, so that it has seen every code path.
+const WARM_UP: usize = 64;
+/// Memory counts as settled when it moved by less than this share between two looks.
+const STEADY: f64 = 0.002;
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const MAX_SETTLE: Duration = Duration::from_secs(20);
+
+/// What came out.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Outcome {
+    /// Sessions that were open.
+    pub(crate) sessions: usize,
+    /// The server's resident memory before them, in bytes.
+    pub(crate) baseline_rss: u64,
+    /// The server's resident memory with them, in bytes.
+    pub(crate) rss: u64,
+    /// Growth of resident memory per session, in bytes.
+    pub(crate) rss_per_session: f64,
+    /// Growth of the proportional share of memory per session, in bytes.
+    pub(crate) pss_per_session: f64,
+}
+
+/// Opens `count` sessions, each available, waits until memory is steady, and closes them.
+pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, count: usize) -> Result<Outcome, Failure> {
+    for client in sessions::open(at, access, WARM_UP.min(count)).await? {
+        client.close().await?;
+    }
+    let before = settled(pid).await?;
+    let clients = sessions::open(at, access, count).await?;
+    let after = settled(pid).await?;
+    let per_session = |before: u64, after: u64| (as_f64(after) - as_f64(before)) / as_f64(count as u64);
+    let outcome = Outcome {
+        sessions: count,
+        baseline_rss: before.rss,
+        rss: after.rss,
+        rss_per_session: per_session(before.rss, after.rss),
+        pss_per_session: per_session(before.pss, after.pss),
+    };
+    for client in clients {
+        client.reset()?;
+    }
+    Ok(outcome)
+}
+
+async fn settled(pid: u32) -> Result<Sample, Failure> {
+    let end = Instant::now() + MAX_SETTLE;
+    let mut last = Sample::of(pid)?;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = Sample::of(pid)?;
+        let moved = as_f64(now.rss.abs_diff(last.rss));
+        if moved < STEADY * as_f64(last.rss) || Instant::now() > end {
+            return Ok(now);
+        }
+        last = now;
+    }
+}

@@ -1,0 +1,244 @@
+//! Pairs of users that keep messages in flight between them.
+//!
+//! Each pair starts with `window` messages under way; whoever receives one
+//! sends the next one back, so the number in flight never changes, and both
+//! directions carry the same load. A message counts when its recipient has it.
+//! The body begins with the time of sending; its place is found by one search
+//! for the end tag and one for the body, not by parsing.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use memchr::memmem::Finder;
+use serde::Serialize;
+use tokio::task::{JoinSet, LocalSet};
+use waystation_harness::Endpoint;
+use waystation_harness::wire::Wire;
+
+use crate::Failure;
+use crate::histogram::Histogram;
+use crate::meter::{Cost, Meter};
+use crate::sessions::{self, Access};
+
+/// Hexadecimal digits of the time stamp at the start of every body.
+const STAMP: usize = 16;
+/// How long messages in flight may take to arrive after the sending has ended.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// The shape of the load.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Shape {
+    /// Pairs of users.
+    pub(crate) pairs: usize,
+    /// Messages in flight per pair.
+    pub(crate) window: usize,
+    /// Bytes of text in a body.
+    pub(crate) body: usize,
+    /// Whether messages go to the full JID (else to the bare one).
+    pub(crate) to_full: bool,
+    /// Seconds of load before measuring.
+    pub(crate) warm_up: f64,
+    /// Seconds measured.
+    pub(crate) seconds: f64,
+}
+
+/// What came out.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Outcome {
+    /// Messages delivered while measuring.
+    pub(crate) delivered: u64,
+    /// Messages that were sent and never arrived.
+    pub(crate) lost: u64,
+    /// The time of the faster half, in milliseconds.
+    pub(crate) p50_ms: f64,
+    /// The time that 99 of 100 stay below, in milliseconds.
+    pub(crate) p99_ms: f64,
+    /// What it cost.
+    pub(crate) cost: Cost,
+}
+
+struct Shared {
+    epoch: Instant,
+    scratch: RefCell<Vec<u8>>,
+    latencies: RefCell<Histogram>,
+    sent: Cell<u64>,
+    received: Cell<u64>,
+    stopping: Cell<bool>,
+    end_of_message: Finder<'static>,
+    start_of_body: Finder<'static>,
+}
+
+/// Runs the load against the server with this process id.
+pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
+    let clients = sessions::open(at, access, shape.pairs * 2).await?;
+    let jids: Vec<String> =
+        clients.iter().map(|c| if shape.to_full { c.jid() } else { c.bare() }.to_owned()).collect();
+    let shared = Rc::new(Shared {
+        epoch: Instant::now(),
+        scratch: RefCell::new(vec![0; 256 * 1024]),
+        latencies: RefCell::default(),
+        sent: Cell::new(0),
+        received: Cell::new(0),
+        stopping: Cell::new(false),
+        end_of_message: Finder::new(b"</message>"),
+        start_of_body: Finder::new(b"<body>"),
+    });
+    let tasks = LocalSet::new();
+    let mut users = JoinSet::new();
+    for (n, client) in clients.into_iter().enumerate() {
+        let user = User {
+            wire: client.into_wire(),
+            template: Template::new(&jids[n ^ 1], shape.body),
+            shared: Rc::clone(&shared),
+        };
+        // The even one of a pair sends the first messages.
+        let first = if n % 2 == 0 { shape.window } else { 0 };
+        users.spawn_local_on(user.run(first), &tasks);
+    }
+    let measured = async {
+        tokio::time::sleep(Duration::from_secs_f64(shape.warm_up)).await;
+        let meter = Meter::start(pid)?;
+        let before = shared.received.get();
+        shared.latencies.take();
+        tokio::time::sleep(Duration::from_secs_f64(shape.seconds)).await;
+        let cost = meter.cost()?;
+        let delivered = shared.received.get() - before;
+        let latencies = shared.latencies.take();
+        shared.stopping.set(true);
+        let end = Instant::now() + DRAIN;
+        while shared.received.get() < shared.sent.get() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let millis = |p| latencies.percentile(p).as_secs_f64() * 1e3;
+        let lost = shared.sent.get() - shared.received.get();
+        Ok(Outcome { delivered, lost, p50_ms: millis(0.5), p99_ms: millis(0.99), cost })
+    };
+    // A user's task ends only by a failure: whichever comes first decides.
+    tasks
+        .run_until(async {
+            tokio::select! {
+                outcome = measured => outcome,
+                Some(ended) = users.join_next() => match ended {
+                    Ok(Err(e)) => Err(e.into()),
+                    Ok(Ok(())) => Err(Failure::Load("the server closed a session".into())),
+                    Err(e) => Err(Failure::task(e)),
+                },
+            }
+        })
+        .await
+}
+
+/// A message with a gap for the time stamp.
+struct Template {
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Template {
+    fn new(to: &str, body: usize) -> Self {
+        let padding = "x".repeat(body.saturating_sub(STAMP));
+        Self {
+            before: format!("<message to='{to}' type='chat' id='bench'><body>").into_bytes(),
+            after: format!("{padding}</body></message>").into_bytes(),
+        }
+    }
+
+    fn append(&self, out: &mut Vec<u8>, stamp: [u8; STAMP]) {
+        out.extend_from_slice(&self.before);
+        out.extend_from_slice(&stamp);
+        out.extend_from_slice(&self.after);
+    }
+}
+
+struct User {
+    wire: Wire,
+    template: Template,
+    shared: Rc<Shared>,
+}
+
+impl User {
+    /// Sends `first` messages, then answers every message by one, until the connection ends.
+    async fn run(mut self, first: usize) -> io::Result<()> {
+        let shared = Rc::clone(&self.shared);
+        let mut inbox = Vec::new();
+        let mut outbox = Vec::new();
+        self.fill(&mut outbox, first);
+        loop {
+            if !outbox.is_empty() {
+                self.wire.write_all(&outbox).await?;
+                outbox.clear();
+            }
+            let n =
+                poll_fn(|cx| self.wire.poll_read(cx, &mut shared.scratch.borrow_mut(), &mut inbox)).await?;
+            if n == 0 {
+                return Ok(());
+            }
+            let arrived = shared.take_messages(&mut inbox);
+            if !shared.stopping.get() {
+                self.fill(&mut outbox, arrived);
+            }
+        }
+    }
+
+    fn fill(&self, outbox: &mut Vec<u8>, count: usize) {
+        let stamp = to_hex(self.shared.now());
+        for _ in 0..count {
+            self.template.append(outbox, stamp);
+        }
+        self.shared.sent.set(self.shared.sent.get() + count as u64);
+    }
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts the whole messages in `inbox` with their latencies and removes them.
+    fn take_messages(&self, inbox: &mut Vec<u8>) -> usize {
+        let now = self.now();
+        let mut latencies = self.latencies.borrow_mut();
+        let mut rest = inbox.as_slice();
+        let mut count = 0;
+        while let Some(end) = self.end_of_message.find(rest) {
+            let message = &rest[..end];
+            let body = self.start_of_body.find(message).map(|at| &message[at + b"<body>".len()..]);
+            if let Some(sent) = body.and_then(from_hex) {
+                latencies.record(now.saturating_sub(sent));
+                count += 1;
+            }
+            rest = &rest[end + b"</message>".len()..];
+        }
+        let used = inbox.len() - rest.len();
+        inbox.drain(..used);
+        self.received.set(self.received.get() + count as u64);
+        count
+    }
+}
+
+fn to_hex(value: u64) -> [u8; STAMP] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    std::array::from_fn(|i| DIGITS[(value >> (60 - 4 * i) & 15) as usize])
+}
+
+fn from_hex(text: &[u8]) -> Option<u64> {
+    let digit = |acc: u64, &b: &u8| char::from(b).to_digit(16).map(|d| acc << 4 | u64::from(d));
+    text.get(..STAMP)?.iter().try_fold(0, digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_survive() {
+        for value in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
+            assert_eq!(from_hex(&to_hex(value)), Some(value));
+        }
+        assert_eq!(from_hex(b"short"), None);
+        assert_eq!(from_hex(b"not hexadecimal!"), None);
+    }
+}

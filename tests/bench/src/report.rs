@@ -1,0 +1,213 @@
+//! The report: raw results as JSON, medians and ratios as Markdown.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::Failure;
+use crate::suite::{Outcome, Run};
+
+/// One figure of an outcome.
+struct Figure {
+    name: &'static str,
+    value: f64,
+    /// Whether more is better; decides what a ratio of two servers means.
+    more_is_better: bool,
+    /// Whether the ratio to the peers is worth a column.
+    compare: bool,
+}
+
+fn figures(outcome: &Outcome) -> Vec<Figure> {
+    let up = |name, value, compare| Figure { name, value, more_is_better: true, compare };
+    let down = |name, value, compare| Figure { name, value, more_is_better: false, compare };
+    match outcome {
+        Outcome::Pairs(o) => vec![
+            up("messages per CPU second", o.cost.per_cpu_second(o.delivered), true),
+            up("messages per second", o.cost.per_second(o.delivered), true),
+            down("p50, ms", o.p50_ms, true),
+            down("p99, ms", o.p99_ms, true),
+            down("generator, µs of CPU per message", o.cost.generator_micros(o.delivered), false),
+            down("messages lost", crate::meter::as_f64(o.lost), false),
+        ],
+        Outcome::Logins(o) => vec![
+            up("logins per CPU second", o.cost.per_cpu_second(o.logins), true),
+            up("logins per second", o.cost.per_second(o.logins), true),
+            down("generator, µs of CPU per login", o.cost.generator_micros(o.logins), false),
+        ],
+        Outcome::Idle(o) => vec![
+            down("resident KB per session", o.rss_per_session / 1024.0, true),
+            down("proportional KB per session", o.pss_per_session / 1024.0, false),
+        ],
+    }
+}
+
+/// A run in one line, for the terminal.
+pub(crate) fn line(run: &Run) -> String {
+    let mut text = format!("{:<11} {:<18} #{}", run.server, run.workload, run.round + 1);
+    for figure in figures(&run.outcome) {
+        let _infallible = write!(text, "  {} {}", short(figure.value), figure.name);
+    }
+    if bound_by_generator(run) {
+        text.push_str("  (limited by the generator)");
+    }
+    text
+}
+
+fn bound_by_generator(run: &Run) -> bool {
+    match &run.outcome {
+        Outcome::Pairs(o) => o.cost.generator_bound(),
+        Outcome::Logins(o) => o.cost.generator_bound(),
+        Outcome::Idle(_) => false,
+    }
+}
+
+/// Writes `report.json` and `report.md` into `folder`, and the Markdown to standard output.
+pub(crate) fn write(folder: &Path, servers: &[(&'static str, String)], runs: &[Run]) -> Result<(), Failure> {
+    fs::create_dir_all(folder)?;
+    let machine = machine();
+    let json = json!({ "machine": machine, "servers": servers, "runs": runs });
+    fs::write(folder.join("report.json"), serde_json::to_string_pretty(&json)? + "\n")?;
+    let markdown = markdown(&machine, servers, runs);
+    fs::write(folder.join("report.md"), &markdown)?;
+    std::io::stdout().write_all(markdown.as_bytes())?;
+    Ok(())
+}
+
+fn markdown(machine: &str, servers: &[(&'static str, String)], runs: &[Run]) -> String {
+    let rounds = runs.iter().map(|r| r.round + 1).max().unwrap_or(0);
+    let mut text = format!(
+        "# Load, measured side by side\n\nMachine: {machine}. The server has core 0 to itself, the generator core 1. \
+         Medians of {rounds}.\n\nServers:"
+    );
+    for (name, version) in servers {
+        let _infallible = write!(text, " {name} {version};");
+    }
+    text.pop();
+    text.push_str(".\n\n| workload | figure |");
+    for (name, _) in servers {
+        let _infallible = write!(text, " {name} |");
+    }
+    let has_peers = servers.len() > 1 && servers[0].0 == "waystation";
+    if has_peers {
+        text.push_str(" times better than the better peer |");
+    }
+    text.push_str("\n|---|---|");
+    text.push_str(&"---|".repeat(servers.len() + usize::from(has_peers)));
+    text.push('\n');
+    let mut names: Vec<&'static str> = Vec::new();
+    for run in runs {
+        if !names.contains(&run.workload) {
+            names.push(run.workload);
+        }
+    }
+    for workload in names {
+        rows(&mut text, workload, servers, runs, has_peers);
+    }
+    for run in runs.iter().filter(|r| bound_by_generator(r)) {
+        let _infallible =
+            write!(text, "\n{} {} #{}: limited by the generator.", run.server, run.workload, run.round + 1);
+    }
+    text
+}
+
+fn rows(
+    text: &mut String,
+    workload: &str,
+    servers: &[(&'static str, String)],
+    runs: &[Run],
+    has_peers: bool,
+) {
+    let of = |server: &str| -> Vec<Vec<Figure>> {
+        let mine = runs.iter().filter(|r| r.workload == workload && r.server == server);
+        mine.map(|r| figures(&r.outcome)).collect()
+    };
+    let all: Vec<Vec<Vec<Figure>>> = servers.iter().map(|(name, _)| of(name)).collect();
+    let Some(shape) = all.iter().flatten().next() else { return };
+    for (i, figure) in shape.iter().enumerate() {
+        let medians: Vec<Option<f64>> = all
+            .iter()
+            .map(|rounds| median(rounds.iter().map(|figures| figures[i].value).collect()))
+            .collect();
+        let _infallible = write!(text, "| {workload} | {} |", figure.name);
+        for value in &medians {
+            let _infallible = write!(text, " {} |", value.map_or("-".to_owned(), short));
+        }
+        if has_peers {
+            let peers = medians[1..].iter().flatten().copied();
+            let best = peers.reduce(|a, b| if (a > b) == figure.more_is_better { a } else { b });
+            let ratio = match (medians[0], best) {
+                (Some(ours), Some(best)) if figure.compare => {
+                    short(if figure.more_is_better { ours / best } else { best / ours })
+                }
+                _ => String::new(),
+            };
+            let _infallible = write!(text, " {ratio} |");
+        }
+        text.push('\n');
+    }
+}
+
+/// The middle value; of an even number the lower of the two in the middle.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+/// Three significant digits where that loses nothing, thousands separated.
+fn short(value: f64) -> String {
+    if value.abs() < 100.0 {
+        return if value == value.trunc() { format!("{value:.0}") } else { format!("{value:.2}") };
+    }
+    let digits = format!("{value:.0}");
+    let first = (digits.len() - 1) % 3 + 1;
+    let mut text = digits[..first].to_owned();
+    for group in digits.as_bytes()[first..].chunks(3) {
+        text.push(',');
+        text.push_str(std::str::from_utf8(group).unwrap_or_default());
+    }
+    text
+}
+
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or_default();
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
+    let mhz = cpuinfo.lines().find_map(|l| l.strip_prefix("cpu MHz")).unwrap_or_default();
+    let mhz = mhz.trim_start_matches([' ', '\t', ':']);
+    let memory = read("/proc/meminfo");
+    let memory = memory.lines().next().and_then(|l| l.split_whitespace().nth(1)).unwrap_or_default();
+    let gib = memory.parse::<u64>().unwrap_or(0) / (1024 * 1024);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let load = read("/proc/loadavg");
+    let load = load.split_whitespace().next().unwrap_or_default().to_owned();
+    format!(
+        "{cores} x {model} at {mhz} MHz, {gib} GiB, Linux {}, load average at the end {load}",
+        kernel.trim()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(short(0.5), "0.50");
+        assert_eq!(short(7.0), "7");
+        assert_eq!(short(123.4), "123");
+        assert_eq!(short(1234.0), "1,234");
+        assert_eq!(short(1_234_567.0), "1,234,567");
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0]), Some(1.0));
+        assert_eq!(median(vec![]), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! All workloads on all servers, in turn, several rounds, in one run.
+//!
+//! Every workload gets a freshly started server with an empty data folder and
+//! the same accounts. The rounds go over all servers before the next one, so
+//! that a disturbance of the machine falls on all of them alike.
+
+use std::process::Command;
+
+use clap::Args;
+use serde::Serialize;
+use waystation_harness::process::raise_file_limit;
+use waystation_harness::sasl::Hash;
+use waystation_harness::{Config, Kind, Mechanism, Security, Server};
+
+use crate::sessions::{Access, account};
+use crate::{Failure, SERVER_CORE, idle, logins, pairs, report};
+
+/// What to run, and how long.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// The servers, in order.
+    #[arg(long, value_delimiter = ',', default_value = "waystation,prosody,ejabberd", value_parser = parse_kind)]
+    pub(crate) servers: Vec<Kind>,
+    /// Only workloads whose name contains one of these.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Rounds; the report shows medians.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// Seconds measured per load.
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) seconds: f64,
+    /// Idle sessions.
+    #[arg(long, default_value_t = 5_000)]
+    pub(crate) sessions: usize,
+    /// Further `--set` keys for Waystation: KEY=TOML.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
+    /// Where to write report.md and report.json.
+    #[arg(long, default_value = "target/bench")]
+    pub(crate) out: std::path::PathBuf,
+}
+
+fn parse_kind(name: &str) -> Result<Kind, String> {
+    Kind::from_name(name).ok_or_else(|| format!("no such server: {name}"))
+}
+
+/// One kind of load.
+#[derive(Debug, Clone, Copy)]
+enum Load {
+    Pairs(pairs::Shape),
+    Logins(logins::Shape),
+    Idle(usize),
+}
+
+struct Workload {
+    name: &'static str,
+    security: Security,
+    load: Load,
+}
+
+impl Workload {
+    fn users(&self) -> usize {
+        match self.load {
+            Load::Pairs(shape) => shape.pairs * 2,
+            Load::Logins(shape) => shape.users,
+            Load::Idle(count) => count,
+        }
+    }
+}
+
+/// What one load on one server gave.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    /// Of [`pairs`].
+    Pairs(pairs::Outcome),
+    /// Of [`logins`].
+    Logins(logins::Outcome),
+    /// Of [`idle`].
+    Idle(idle::Outcome),
+}
+
+/// One row of the raw results.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Run {
+    /// The server's name.
+    pub(crate) server: &'static str,
+    /// The workload's name.
+    pub(crate) workload: &'static str,
+    /// The round, from 0.
+    pub(crate) round: usize,
+    /// The figures.
+    pub(crate) outcome: Outcome,
+}
+
+/// Runs everything and writes the report.
+pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
+    raise_file_limit()?;
+    let settings = parse_settings(&options.settings)?;
+    let mut workloads = workloads(options);
+    workloads.retain(|w| {
+        options.only.is_empty() || options.only.iter().any(|part| w.name.contains(part.as_str()))
+    });
+    let mut runs: Vec<Run> = Vec::new();
+    for round in 0..options.rounds {
+        for &kind in &options.servers {
+            for workload in &workloads {
+                let outcome = measure(kind, workload, &settings).await?;
+                let run = Run { server: kind.name(), workload: workload.name, round, outcome };
+                eprintln!("{}", report::line(&run));
+                runs.push(run);
+            }
+        }
+    }
+    let servers: Vec<(&'static str, String)> =
+        options.servers.iter().map(|&kind| (kind.name(), version(kind))).collect();
+    report::write(&options.out, &servers, &runs)
+}
+
+fn workloads(options: &Options) -> Vec<Workload> {
+    let pairs = |pairs, window| {
+        let seconds = options.seconds;
+        Load::Pairs(pairs::Shape { pairs, window, body: 100, to_full: false, warm_up: 2.0, seconds })
+    };
+    let logins = Load::Logins(logins::Shape { users: 200, seconds: options.seconds });
+    let idle = Load::Idle(options.sessions);
+    let (none, tls, starttls) = (Security::None, Security::Direct, Security::StartTls);
+    vec![
+        Workload { name: "pairs-100x10", security: none, load: pairs(100, 10) },
+        Workload { name: "pairs-100x10-tls", security: tls, load: pairs(100, 10) },
+        Workload { name: "pairs-20x1", security: none, load: pairs(20, 1) },
+        Workload { name: "logins", security: none, load: logins },
+        Workload { name: "logins-starttls", security: starttls, load: logins },
+        Workload { name: "idle", security: none, load: idle },
+        Workload { name: "idle-tls", security: tls, load: idle },
+    ]
+}
+
+async fn measure(kind: Kind, workload: &Workload, settings: &[(String, String)]) -> Result<Outcome, Failure> {
+    let config = Config {
+        kind,
+        accounts: (0..workload.users()).map(account).collect(),
+        hash: Hash::Sha1,
+        settings: settings.to_vec(),
+        unlimited: true,
+        core: Some(SERVER_CORE),
+        ..Config::default()
+    };
+    let server = Server::start(config)?;
+    let (at, pid) = (server.endpoint().clone(), server.pid());
+    // The one mechanism that all three servers offer with their default way to store accounts.
+    let access = Access { security: workload.security, mechanism: Mechanism::ScramSha1 };
+    let outcome = match workload.load {
+        Load::Pairs(shape) => Outcome::Pairs(pairs::run(&at, pid, access, shape).await?),
+        Load::Logins(shape) => Outcome::Logins(logins::run(&at, pid, access, shape).await?),
+        Load::Idle(count) => Outcome::Idle(idle::run(&at, pid, access, count).await?),
+    };
+    Ok(outcome)
+}
+
+fn parse_settings(settings: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let split = |s: &String| s.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
+    settings.iter().map(|s| split(s).ok_or_else(|| Failure::Load(format!("--set {s}: no '='")))).collect()
+}
+
+fn version(kind: Kind) -> String {
+    let output = match kind {
+        Kind::Waystation => waystation_harness::waystation::binary()
+            .ok()
+            .and_then(|path| Command::new(path).arg("--version").output().ok()),
+        Kind::Prosody | Kind::Ejabberd => {
+            Command::new("dpkg-query").args(["-W", "-f", "${Version}", kind.name()]).output().ok()
+        }
+    };
+    output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+}
