@@ -1,5 +1,7 @@
 //! The module as its route sees it.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
 mod appendix_a;
 mod limits;
 mod model;
