@@ -9,7 +9,9 @@ use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 use waystation_core::{Jid, SessionId, Stanza, StreamError};
-use waystation_runtime::{Outlet, Weigh};
+use waystation_runtime::{Inlet, Outlet, Weigh};
+
+use crate::router::Router;
 
 /// Memory that a queued stanza holds besides its bytes, roughly.
 const OVERHEAD: usize = 256;
@@ -21,6 +23,16 @@ pub enum SessionMail {
     Stanza(Stanza),
     /// Close the stream with this error.
     Close(StreamError),
+}
+
+impl SessionMail {
+    /// The stanza, if it is one.
+    pub fn into_stanza(self) -> Option<Stanza> {
+        match self {
+            Self::Stanza(stanza) => Some(stanza),
+            Self::Close(_) => None,
+        }
+    }
 }
 
 impl Weigh for SessionMail {
@@ -53,7 +65,6 @@ impl Drop for OrderToken {
 }
 
 /// A request to bind a resource (RFC 6120 7).
-#[derive(Debug)]
 pub struct BindRequest {
     /// The authenticated account.
     pub account: Jid,
@@ -61,19 +72,54 @@ pub struct BindRequest {
     pub resource: Option<String>,
     /// How to reach the session.
     pub outlet: SessionOutlet,
+    /// The session's side of it, given back with the binding.
+    pub inlet: Inlet<SessionMail>,
     /// Where the client connects from.
     pub peer: SocketAddr,
     /// `TLSv1_3`, or `none`.
     pub security: &'static str,
 }
 
-/// A bound session.
-#[derive(Debug)]
-pub struct Bound {
-    /// Its identity.
-    pub id: SessionId,
-    /// Its full JID.
-    pub jid: Jid,
+/// A bound resource whose session has not started yet. Dropped, it is unbound again, with
+/// what was delivered to it meanwhile given back.
+pub struct Binding {
+    id: SessionId,
+    jid: Jid,
+    /// Taken out by [`Binding::start`].
+    inlet: Option<Inlet<SessionMail>>,
+    router: Arc<Router>,
+}
+
+impl Binding {
+    pub(crate) fn new(id: SessionId, jid: Jid, inlet: Inlet<SessionMail>, router: Arc<Router>) -> Self {
+        Self { id, jid, inlet: Some(inlet), router }
+    }
+
+    /// The full JID.
+    pub fn jid(&self) -> &Jid {
+        &self.jid
+    }
+
+    /// Hands the binding over to a session, which must send [`AccountMail::Unbind`] when it
+    /// ends, whatever ends it: the account's route waits for it.
+    pub fn start(mut self) -> (SessionId, Jid, Inlet<SessionMail>) {
+        let inlet = self.inlet.take().unwrap_or_else(|| waystation_runtime::outlet(0, 0).1);
+        (self.id, self.jid.clone(), inlet)
+    }
+}
+
+impl std::fmt::Debug for Binding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Binding").field("id", &self.id).field("jid", &self.jid).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        let Some(mut inlet) = self.inlet.take() else { return };
+        let leftovers = inlet.close().into_iter().filter_map(SessionMail::into_stanza).collect();
+        self.router.control(&self.jid, AccountMail::Unbind(self.id, leftovers));
+    }
 }
 
 /// Why a resource was not bound.
@@ -109,10 +155,9 @@ pub struct SessionInfo {
 }
 
 /// What an account's route is given.
-#[derive(Debug)]
 pub enum AccountMail {
     /// Bind a resource.
-    Bind(Box<BindRequest>, oneshot::Sender<Result<Bound, BindError>>),
+    Bind(Box<BindRequest>, oneshot::Sender<Result<Binding, BindError>>),
     /// A session has ended; `leftovers` were accepted for it and never written.
     Unbind(SessionId, Vec<Stanza>),
     /// A stanza of one of the account's own sessions that its route must see first: presence,

@@ -24,7 +24,7 @@ use waystation_runtime::{Arbiters, Offer, outlet};
 use crate::account::AccountRoute;
 use crate::directory::{AccountOutlet, Directory};
 use crate::iq::{Asked, IqTable};
-use crate::mail::{AccountMail, BindError, BindRequest, Bound, CloseWhich, SessionInfo};
+use crate::mail::{AccountMail, BindError, BindRequest, Binding, CloseWhich, SessionInfo};
 
 /// Limits of the routes.
 #[derive(Clone, Debug)]
@@ -224,7 +224,7 @@ impl Router {
     ///
     /// # Errors
     /// [`BindError`].
-    pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<Bound, BindError> {
+    pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<Binding, BindError> {
         let (reply, answer) = oneshot::channel();
         let account = request.account.clone();
         self.control(&account, AccountMail::Bind(Box::new(request), reply));

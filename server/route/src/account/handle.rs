@@ -16,7 +16,7 @@ use waystation_runtime::Offer;
 use super::{AccountRoute, Handle, State};
 use crate::delivery::{self, Delivery};
 use crate::iq::Asked;
-use crate::mail::{AccountMail, BindError, BindRequest, Bound, CloseWhich, SessionInfo, SessionMail};
+use crate::mail::{AccountMail, BindError, BindRequest, Binding, CloseWhich, SessionInfo, SessionMail};
 use crate::router::Origin;
 
 /// Stanzas whose loss newer ones make good, and alerts that are not stored.
@@ -38,14 +38,8 @@ impl AccountRoute {
                 self.enqueue_token(token);
             }
             AccountMail::Bind(request, reply) => {
-                let bound = self.bind(*request);
-                let id = bound.as_ref().ok().map(|b| b.id);
-                if reply.send(bound).is_err()
-                    && let Some(id) = id
-                {
-                    // The client has gone while it was being bound.
-                    self.unbind(id);
-                }
+                // A client that has gone meanwhile drops the binding, which unbinds it.
+                let _ = reply.send(self.bind(*request));
             }
             AccountMail::Unbind(id, leftovers) => {
                 self.leaving.retain(|leaving| *leaving != id);
@@ -80,7 +74,7 @@ impl AccountRoute {
         None
     }
 
-    fn bind(&mut self, request: BindRequest) -> Result<Bound, BindError> {
+    fn bind(&mut self, request: BindRequest) -> Result<Binding, BindError> {
         if !matches!(self.state, State::Live(_)) {
             return Err(BindError::NoAccount);
         }
@@ -108,7 +102,7 @@ impl AccountRoute {
         for observer in &self.router.observers {
             observer.session_opened(&jid);
         }
-        Ok(Bound { id, jid })
+        Ok(Binding::new(id, jid, request.inlet, self.router.clone()))
     }
 
     /// Forgets a session; a stale call finds nothing.

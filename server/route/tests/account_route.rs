@@ -1,0 +1,458 @@
+//! The account route as an actor: its order, its limits, its failures.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use waystation_core::account::{
+    AccountPresence, Effects, IqHandler, IqRequest, LiveSession, OfflineError, OfflineMessage, OfflineStore,
+    Persist, PresenceLogic, Relation,
+};
+use waystation_core::module::{AccountRegistry, IqRegistration, RegistryError, Requests, Scope};
+use waystation_core::storage::{Batch, BoxFuture, Durability, Row, ScanRange, Space, Storage, StorageError};
+use waystation_core::{
+    Element, IqType, Jid, MessageType, PresenceType, SessionId, Sessions, Stanza, StanzaError, StanzaType,
+    StreamCondition,
+};
+use waystation_route::router::RouterParts;
+use waystation_route::{
+    AccountMail, BindError, BindRequest, IqTable, OrderToken, Origin, Routed, Router, RouterConfig, SessionMail,
+};
+use waystation_runtime::{Arbiters, Inlet, outlet};
+
+/// Available presence makes a session available; `subscribe` commits something and then echoes
+/// itself to the sender. No roster.
+struct Logic {
+    fail_load: Arc<AtomicBool>,
+    loads: Arc<AtomicUsize>,
+}
+struct Account;
+
+impl PresenceLogic for Logic {
+    fn load(&self, _: Jid) -> BoxFuture<'static, Result<Box<dyn AccountPresence>, StorageError>> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        let fail = self.fail_load.load(Ordering::SeqCst);
+        Box::pin(async move {
+            if fail { Err(StorageError::Io("broken".into())) } else { Ok(Box::new(Account) as _) }
+        })
+    }
+    fn iq_namespaces(&self) -> &'static [&'static str] {
+        &["urn:roster"]
+    }
+}
+
+impl AccountPresence for Account {
+    fn outbound(&mut self, sessions: &mut Sessions, id: SessionId, presence: Stanza, effects: &mut Effects) {
+        let Some(session) = sessions.get_mut(id) else { return };
+        match presence.stanza_type() {
+            StanzaType::Presence(PresenceType::Available) => session.presence = Some(presence),
+            StanzaType::Presence(PresenceType::Unavailable) => session.presence = None,
+            _ => {
+                let echo = waystation_core::account::Effect::ToSession(id, presence.clone());
+                let batch = Batch::new().put(Space("test"), Bytes::from_static(b"k"), Bytes::from_static(b"v"));
+                effects.persist(Persist { batch, then: vec![echo], request: Some(presence) });
+            }
+        }
+    }
+    fn inbound(&mut self, sessions: &mut Sessions, presence: Stanza, effects: &mut Effects) {
+        let resource = presence.to().and_then(|to| to.resource());
+        if let Some(session) = resource.and_then(|r| sessions.by_resource(r)) {
+            effects.to_session(session.id, presence);
+        }
+    }
+    fn iq(&mut self, _: &mut Sessions, id: SessionId, iq: Stanza, effects: &mut Effects) {
+        effects.to_session(id, iq.result(None));
+    }
+    fn session_closed(&mut self, _: &mut Sessions, _: LiveSession, _: &mut Effects) {}
+    fn relation(&self, _: &Jid) -> Relation {
+        Relation::Stranger
+    }
+    fn account_removed(&mut self, _: &mut Sessions, _: &mut Effects) {}
+}
+
+#[derive(Default)]
+struct Spool {
+    messages: Arc<Mutex<VecDeque<OfflineMessage>>>,
+    next: AtomicU64,
+}
+
+impl OfflineStore for Spool {
+    fn store(&self, _: Jid, stanza: Stanza) -> BoxFuture<'static, Result<(), OfflineError>> {
+        let key = Bytes::copy_from_slice(&self.next.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+        self.messages.lock().unwrap().push_back(OfflineMessage { key, stanza });
+        Box::pin(async { Ok(()) })
+    }
+    fn load(&self, _: Jid, _: Option<Bytes>, max: usize) -> BoxFuture<'static, Result<Vec<OfflineMessage>, StorageError>> {
+        let page = self.messages.lock().unwrap().iter().take(max).cloned().collect();
+        Box::pin(async { Ok(page) })
+    }
+    fn remove(&self, _: Jid, keys: Vec<Bytes>) -> BoxFuture<'static, Result<(), StorageError>> {
+        let messages = self.messages.clone();
+        Box::pin(async move {
+            // Later than asked, as a real store is.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            messages.lock().unwrap().retain(|m| !keys.contains(&m.key));
+            Ok(())
+        })
+    }
+    fn count(&self, _: Jid) -> BoxFuture<'static, Result<usize, StorageError>> {
+        let count = self.messages.lock().unwrap().len();
+        Box::pin(async move { Ok(count) })
+    }
+    fn clear(&self, _: Jid) -> BoxFuture<'static, Result<(), StorageError>> {
+        self.messages.lock().unwrap().clear();
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Registry;
+impl AccountRegistry for Registry {
+    fn exists(&self, account: Jid) -> BoxFuture<'static, Result<bool, StorageError>> {
+        Box::pin(async move { Ok(account.local() != Some("nobody")) })
+    }
+    fn create(&self, _: Jid, _: String) -> BoxFuture<'static, Result<bool, RegistryError>> {
+        Box::pin(async { Ok(false) })
+    }
+    fn set_password(&self, _: Jid, _: String) -> BoxFuture<'static, Result<bool, RegistryError>> {
+        Box::pin(async { Ok(false) })
+    }
+    fn remove(&self, _: Jid, _: Option<SessionId>) -> BoxFuture<'static, Result<bool, RegistryError>> {
+        Box::pin(async { Ok(false) })
+    }
+}
+
+/// Commits take 20 ms, or fail.
+struct SlowStorage(Arc<AtomicBool>);
+impl Storage for SlowStorage {
+    fn get(&self, _: Space, _: Bytes) -> BoxFuture<'_, Result<Option<Bytes>, StorageError>> {
+        Box::pin(async { Ok(None) })
+    }
+    fn scan(&self, _: Space, _: ScanRange) -> BoxFuture<'_, Result<Vec<Row>, StorageError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn commit(&self, _: Batch) -> BoxFuture<'static, Result<(), StorageError>> {
+        let fail = self.0.load(Ordering::SeqCst);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if fail { Err(StorageError::Full) } else { Ok(()) }
+        })
+    }
+    fn durability(&self) -> Durability {
+        Durability::Memory
+    }
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+    fn close(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Answers(&'static str);
+impl IqHandler for Answers {
+    fn handle(&self, _: IqRequest) -> BoxFuture<'static, Result<Option<Element>, StanzaError>> {
+        let what = self.0;
+        Box::pin(async move {
+            assert!(what != "panic", "as the test wants it");
+            Ok(Some(Element::new("answer", "urn:t")))
+        })
+    }
+}
+
+struct World {
+    router: Arc<Router>,
+    spool: Arc<Mutex<VecDeque<OfflineMessage>>>,
+    fail_load: Arc<AtomicBool>,
+    fail_commit: Arc<AtomicBool>,
+    loads: Arc<AtomicUsize>,
+}
+
+fn world() -> World {
+    let (fail_load, fail_commit, loads) = <(Arc<AtomicBool>, Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
+    let spool = Spool::default();
+    let messages = spool.messages.clone();
+    let mut iqs = IqTable::default();
+    for (element, what) in [("panic", "panic"), ("fine", "fine")] {
+        iqs.add(IqRegistration {
+            namespace: "urn:t",
+            element,
+            scope: Scope::Host,
+            requests: Requests::Both,
+            handler: Arc::new(Answers(what)),
+        })
+        .unwrap();
+    }
+    let router = Router::new(RouterParts {
+        hosts: vec!["h".into()],
+        config: RouterConfig { linger: Duration::ZERO, sessions_per_account: 3, ..RouterConfig::default() },
+        arbiters: Arc::new(Arbiters::start(1)),
+        iqs,
+        storage: Arc::new(SlowStorage(fail_commit.clone())),
+        presence: Arc::new(Logic { fail_load: fail_load.clone(), loads: loads.clone() }),
+        offline: Arc::new(spool),
+        accounts: Arc::new(Registry),
+        observers: Vec::new(),
+    });
+    World { router, spool: messages, fail_load, fail_commit, loads }
+}
+
+struct Bound {
+    id: SessionId,
+    jid: Jid,
+}
+
+struct Client {
+    router: Arc<Router>,
+    bound: Bound,
+    inlet: Inlet<SessionMail>,
+    done: Arc<AtomicU64>,
+    waiting: VecDeque<SessionMail>,
+}
+
+fn jid(s: &str) -> Jid {
+    Jid::parse(s).unwrap()
+}
+
+async fn bind(world: &World, account: &str, resource: &str, items: usize) -> Result<Client, BindError> {
+    let (outlet, inlet) = outlet(1 << 20, items);
+    let request = BindRequest {
+        account: jid(account),
+        resource: Some(resource.into()),
+        outlet,
+        inlet,
+        peer: "127.0.0.1:1".parse().unwrap(),
+        security: "none",
+    };
+    let (id, jid, inlet) = world.router.bind(request).await?.start();
+    Ok(Client { router: world.router.clone(), bound: Bound { id, jid }, inlet, done: Arc::default(), waiting: VecDeque::new() })
+}
+
+impl Client {
+    fn presence(&self, kind: PresenceType) -> u64 {
+        let stanza = Stanza::build(StanzaType::Presence(kind), Some(self.bound.jid.clone()), None, Some("p"), "");
+        self.outbound(stanza)
+    }
+
+    fn outbound(&self, stanza: Stanza) -> u64 {
+        let before = self.done.load(Ordering::SeqCst);
+        let mail = AccountMail::Outbound(self.bound.id, stanza, OrderToken::new(self.done.clone()));
+        assert!(self.router.to_account(self.bound.jid.to_bare(), mail).is_ok());
+        before + 1
+    }
+
+    /// Everything that has arrived, in words: bodies of messages, types of the rest.
+    async fn next(&mut self) -> String {
+        let wait = async {
+            while self.waiting.is_empty() {
+                self.waiting.extend(poll_fn(|cx| self.inlet.poll_take(cx)).await);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), wait).await.expect("nothing arrived");
+        match self.waiting.pop_front().unwrap() {
+            SessionMail::Close(error) => error.condition.as_str().to_owned(),
+            SessionMail::Stanza(stanza) => {
+                let name = describe(&stanza);
+                self.inlet.release(waystation_runtime::Weigh::weight(&SessionMail::Stanza(stanza)), 1);
+                name
+            }
+        }
+    }
+
+    fn unbind(self) {
+        drop(self);
+    }
+}
+
+/// Like a session, a client unbinds whatever ends it.
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut left: Vec<_> = self.waiting.drain(..).collect();
+        left.extend(self.inlet.close());
+        let leftovers = left.into_iter().filter_map(SessionMail::into_stanza).collect();
+        self.router.control(&self.bound.jid, AccountMail::Unbind(self.bound.id, leftovers));
+    }
+}
+
+fn describe(stanza: &Stanza) -> String {
+    let element = stanza.element().unwrap();
+    if let Some(body) = element.child("body", "jabber:client") {
+        return body.text();
+    }
+    let error = element.child("error", "jabber:client").and_then(|e| e.children().next());
+    error.map_or_else(|| stanza.stanza_type().attribute().unwrap_or("").to_owned(), |e| e.name().to_owned())
+}
+
+fn send(world: &World, from: &str, to: &str, body: &str) -> Routed {
+    let inner = format!("<body>{body}</body>");
+    let kind = StanzaType::Message(MessageType::Chat);
+    world.router.route(Stanza::build(kind, Some(jid(from)), Some(jid(to)), None, &inner), Origin::Server)
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn spooled(world: &World) -> Vec<String> {
+    world.spool.lock().unwrap().iter().map(|m| describe(&m.stanza)).collect()
+}
+
+#[actix_rt::test]
+async fn stored_messages_come_first_and_newer_ones_stay_behind_them() {
+    let world = world();
+    for i in 0..150 {
+        send(&world, "x@h/r", "a@h", &format!("old{i}"));
+    }
+    until("150 stored", || spooled(&world).len() == 150).await;
+    let mut client = bind(&world, "a@h", "r", 10_000).await.unwrap();
+    client.presence(PresenceType::Available);
+    for i in 0..50 {
+        send(&world, "x@h/r", "a@h", &format!("new{i}"));
+        tokio::task::yield_now().await;
+    }
+    for i in 0..150 {
+        assert_eq!(client.next().await, format!("old{i}"));
+    }
+    for i in 0..50 {
+        assert_eq!(client.next().await, format!("new{i}"));
+    }
+    until("the spool is empty", || spooled(&world).is_empty()).await;
+}
+
+#[actix_rt::test]
+async fn a_client_that_does_not_read_is_closed_and_nothing_is_lost_or_reordered() {
+    let world = world();
+    let slow = bind(&world, "a@h", "slow", 3).await.unwrap();
+    slow.presence(PresenceType::Available);
+    until("presence is handled", || slow.done.load(Ordering::SeqCst) == 1).await;
+    for i in 0..6 {
+        send(&world, "x@h/r", "a@h", &i.to_string());
+    }
+    // The route waits for what the session still holds before it goes on.
+    tokio::task::yield_now().await;
+    let mut slow = slow;
+    let mut seen = Vec::new();
+    let mails = poll_fn(|cx| slow.inlet.poll_take(cx)).await;
+    assert!(
+        matches!(mails.last(), Some(SessionMail::Close(e)) if e.condition == StreamCondition::PolicyViolation),
+        "{mails:?}"
+    );
+    slow.waiting.extend(mails);
+    slow.unbind();
+    until("all six are stored", || spooled(&world).len() == 6).await;
+    seen.extend(spooled(&world));
+    assert_eq!(seen, ["0", "1", "2", "3", "4", "5"]);
+}
+
+#[actix_rt::test]
+async fn m13_a_newer_bind_takes_the_resource_and_a_stale_unbind_changes_nothing() {
+    let world = world();
+    let mut old = bind(&world, "a@h", "r", 100).await.unwrap();
+    let (id, account) = (old.bound.id, old.bound.jid.clone());
+    let mut new = bind(&world, "a@h", "r", 100).await.unwrap();
+    assert_eq!(old.next().await, "conflict");
+    old.unbind();
+    world.router.control(&account, AccountMail::Unbind(id, Vec::new()));
+    send(&world, "x@h/r", "a@h/r", "hello");
+    assert_eq!(new.next().await, "hello");
+    assert_eq!(world.router.sessions(Some(&account)).await.len(), 1);
+    let _others = (bind(&world, "a@h", "s", 100).await.unwrap(), bind(&world, "a@h", "t", 100).await.unwrap());
+    assert_eq!(bind(&world, "a@h", "u", 100).await.err(), Some(BindError::TooMany));
+    // A conflict takes no new place; the route waits for what the older session still holds.
+    let (newest, _) = tokio::join!(bind(&world, "a@h", "r", 100), async {
+        assert_eq!(new.next().await, "conflict");
+        new.unbind();
+    });
+    newest.unwrap();
+    drop(_others);
+    assert_eq!(bind(&world, "a@h", "\u{0}", 100).await.err(), Some(BindError::Malformed));
+    assert_eq!(bind(&world, "nobody@h", "r", 100).await.err(), Some(BindError::NoAccount));
+}
+
+#[actix_rt::test]
+async fn a_state_that_cannot_be_loaded_is_told_and_does_not_last() {
+    let world = world();
+    let mut witness = bind(&world, "w@h", "r", 100).await.unwrap();
+    world.fail_load.store(true, Ordering::SeqCst);
+    send(&world, "w@h/r", "a@h", "lost?");
+    assert_eq!(witness.next().await, "internal-server-error");
+    assert_eq!(bind(&world, "a@h", "r", 100).await.err(), Some(BindError::Unavailable));
+    world.fail_load.store(false, Ordering::SeqCst);
+    assert!(bind(&world, "a@h", "r", 100).await.is_ok());
+}
+
+#[actix_rt::test]
+async fn what_follows_a_commit_waits_for_it() {
+    let world = world();
+    let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
+    let mut friend = bind(&world, "b@h", "r", 100).await.unwrap();
+    client.presence(PresenceType::Subscribe);
+    let done = client.presence(PresenceType::Available);
+    assert_eq!(client.done.load(Ordering::SeqCst), 0, "nothing is done before the commit");
+    assert_eq!(client.next().await, "subscribe");
+    until("both are done", || client.done.load(Ordering::SeqCst) == done + 1).await;
+    // A message sent the same way is routed like any other.
+    let kind = StanzaType::Message(MessageType::Chat);
+    let message =
+        Stanza::build(kind, Some(client.bound.jid.clone()), Some(jid("b@h/r")), None, "<body>hi</body>");
+    client.outbound(message);
+    assert_eq!(friend.next().await, "hi");
+}
+
+#[actix_rt::test]
+async fn a_failed_commit_is_told_and_the_state_is_read_anew() {
+    let world = world();
+    let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
+    let loads = world.loads.load(Ordering::SeqCst);
+    world.fail_commit.store(true, Ordering::SeqCst);
+    client.presence(PresenceType::Subscribe);
+    assert_eq!(client.next().await, "resource-constraint");
+    until("the state is read anew", || world.loads.load(Ordering::SeqCst) == loads + 1).await;
+    send(&world, "x@h/r", "a@h/r", "still here");
+    assert_eq!(client.next().await, "still here");
+}
+
+#[actix_rt::test]
+async fn a_panic_in_a_handler_costs_one_iq() {
+    let world = world();
+    let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
+    for (inner, expected) in [
+        ("<panic xmlns='urn:t'/>", "internal-server-error"),
+        ("<fine xmlns='urn:t'/>", "result"),
+        ("<unknown xmlns='urn:t'/>", "service-unavailable"),
+    ] {
+        let iq = StanzaType::Iq(IqType::Get);
+        let stanza = Stanza::build(iq, Some(client.bound.jid.clone()), Some(jid("h")), Some("1"), inner);
+        world.router.route(stanza, Origin::Session(client.bound.id));
+        assert_eq!(client.next().await, expected, "{inner}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_route_that_nobody_needs_ends() {
+    let world = world();
+    send(&world, "x@h/r", "nobody@h", "hello?");
+    let client = bind(&world, "a@h", "r", 100).await.unwrap();
+    assert!(world.router.routes() >= 1);
+    client.unbind();
+    until("no route is left", || world.router.routes() == 0).await;
+}
+
+#[actix_rt::test]
+async fn a_full_route_gives_the_stanza_back() {
+    let world = world();
+    // The route is started but has not had its turn, so it takes nothing out.
+    let mut refused = 0;
+    for _ in 0..RouterConfig::default().route_items + 5 {
+        if let Routed::Busy(_) = send(&world, "x@h/r", "a@h", "x") {
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 5);
+}
