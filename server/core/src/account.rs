@@ -302,10 +302,10 @@ pub trait IqHandler: Send + Sync + 'static {
     /// `internal-server-error`; the effect must be durable before the future resolves.
     fn handle(&self, request: IqRequest) -> BoxFuture<'static, Result<Option<Element>, StanzaError>>;
 
-    /// Called after the reply, of whatever type, was queued to the sender: what this in turn
-    /// queues to the sender comes after it. For what must not come before the reply, such as
-    /// the end of the session whose account was removed.
-    fn replied(&self, _from: &Jid, _session: Option<SessionId>) {}
+    /// Called after the reply to a request, of whatever type, was queued to the sender: what
+    /// this in turn queues to the sender comes after it. For what must not come before the
+    /// reply, such as the end of the session whose account was removed.
+    fn replied(&self, _request: &Stanza, _session: Option<SessionId>) {}
 }
 
 impl<T: IqHandler + ?Sized> IqHandler for Arc<T> {
@@ -313,7 +313,7 @@ impl<T: IqHandler + ?Sized> IqHandler for Arc<T> {
         (**self).handle(request)
     }
 
-    fn replied(&self, from: &Jid, session: Option<SessionId>) {
-        (**self).replied(from, session);
+    fn replied(&self, request: &Stanza, session: Option<SessionId>) {
+        (**self).replied(request, session);
     }
 }
