@@ -233,17 +233,18 @@ impl TlsSession {
         }
     }
 
-    /// Moves the alert that goes with an error to `wire_out`.
+    /// Moves the alert that goes with an error, and what was to be sent before it, to `wire_out`.
     fn collect_alert(&mut self) {
-        // An error leaves at most the flight so far and one alert; the bound is there for the loop's sake.
-        for _ in 0..32 {
+        // While something is to be sent, rustls returns that before it looks at its input: so the input,
+        // which it may still refer to, need not be given. Without anything to send it would be looked at.
+        while self.connection.wants_write() {
             match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     if encode(data, &mut self.wire_out).is_err() {
                         return;
                     }
                 }
-                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => while traffic.next_record().is_some() {},
                 _ => return,
             }
         }

@@ -1,8 +1,10 @@
 //! What the transport tests share: certificates, a listening side that accepts one connection, and clients.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,7 +58,8 @@ impl Certificates {
 /// Makes a self-signed certificate for `host`.
 pub(crate) fn make(folder: &Path, host: &str, algorithm: &'static SignatureAlgorithm) -> HostCertificate {
     let key = KeyPair::generate_for(algorithm).unwrap();
-    let certificate = CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(&key).unwrap();
+    let name = idna::domain_to_ascii(host).unwrap();
+    let certificate = CertificateParams::new(vec![name]).unwrap().self_signed(&key).unwrap();
     let files = HostCertificate {
         host: host.to_owned(),
         chain: folder.join(format!("{host}.pem")),
@@ -64,6 +67,7 @@ pub(crate) fn make(folder: &Path, host: &str, algorithm: &'static SignatureAlgor
     };
     std::fs::write(&files.chain, certificate.pem()).unwrap();
     std::fs::write(&files.key, key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o600)).unwrap();
     files
 }
 
@@ -72,27 +76,72 @@ pub(crate) async fn socket_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (accepted, connected) = tokio::join!(listener.accept(), TcpStream::connect(address));
-    (accepted.unwrap().0, connected.unwrap())
+    let connected = connected.unwrap();
+    connected.set_nodelay(true).unwrap();
+    (accepted.unwrap().0, connected)
 }
 
 pub(crate) fn connection(stream: TcpStream) -> Connection {
     let peer = stream.peer_addr().unwrap();
+    // As the listener does.
+    stream.set_nodelay(true).unwrap();
     Connection::plain(stream, peer)
 }
 
-/// Accepts one connection on a port of its own and hands it to `server`.
-pub(crate) async fn serve_one<F, Fut>(server: F) -> (SocketAddr, tokio::task::JoinHandle<Fut::Output>)
+/// An `openssl s_client` run against `server`, which gets the connection. Returns what both had to say.
+pub(crate) async fn openssl<F, Fut>(
+    arguments: &[&str],
+    input: &[u8],
+    server: F,
+) -> (Fut::Output, OpensslOutput)
 where
-    F: FnOnce(Connection) -> Fut + 'static,
-    Fut: Future + 'static,
+    F: FnOnce(Connection) -> Fut,
+    Fut: Future,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let task = tokio::task::spawn_local(async move {
+    let address = listener.local_addr().unwrap().to_string();
+    let mut command = std::process::Command::new("openssl");
+    command.arg("s_client").arg("-connect").arg(address).args(arguments);
+    let client = run_process(command, input.to_vec());
+    let served = async {
         let (stream, _) = listener.accept().await.unwrap();
         server(connection(stream)).await
-    });
-    (address, task)
+    };
+    tokio::join!(served, client)
+}
+
+/// What a process printed on both outputs, and whether it succeeded.
+pub(crate) struct OpensslOutput {
+    pub(crate) text: String,
+    pub(crate) success: bool,
+}
+
+/// Runs a process to its end, on a thread of its own.
+pub(crate) async fn run_process(mut command: std::process::Command, input: Vec<u8>) -> OpensslOutput {
+    let run = move || {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("openssl must be installed for these tests");
+        let mut stdin = child.stdin.take().unwrap();
+        // A client that was refused no longer reads its input.
+        let _ = stdin.write_all(&input);
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        OpensslOutput { text, success: output.status.success() }
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+/// Runs `openssl` to make test files.
+pub(crate) fn openssl_make(arguments: &[&str]) {
+    let output = std::process::Command::new("openssl").args(arguments).output();
+    let output = output.expect("openssl must be installed for these tests");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Client settings that accept any certificate.

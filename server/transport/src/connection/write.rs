@@ -1,0 +1,144 @@
+//! Writing: what is queued, and what TLS has to send, to the socket.
+//!
+//! What must stay true: bytes leave in the order they were queued in; with TLS, what was encrypted earlier
+//! leaves earlier; and nothing is encrypted while the socket takes nothing.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use super::Connection;
+use crate::error::TransportError;
+use crate::scratch::{RECORD_PLAIN, Scratch};
+
+/// Most bytes one `poll_flush` writes before it lets others run.
+const FLUSH_BUDGET: usize = 256 * 1024;
+/// Most pieces given to one writev.
+const IOVECS: usize = 64;
+
+impl Connection {
+    /// Sends the alert that goes with a TLS error, as far as the socket takes it.
+    pub(super) fn fail<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        error: TransportError,
+    ) -> Poll<Result<T, TransportError>> {
+        let _ = self.poll_flush_wire(cx);
+        self.queued.release();
+        Poll::Ready(Err(error))
+    }
+
+    /// Writes what waits. Ready when nothing waits any more; pending with the waker registered otherwise.
+    ///
+    /// Plain data goes out in one writev for all pieces. With TLS, records of up to 16 KiB are made as the
+    /// socket takes them, and data queued during the handshake waits for its end.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        match &self.tls {
+            None => self.poll_flush_plain(cx),
+            Some(_) => self.poll_flush_tls(cx),
+        }
+    }
+
+    fn poll_flush_plain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        let mut written = 0;
+        while !self.queued.is_empty() {
+            if written >= FLUSH_BUDGET {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut slices = [IoSlice::new(&[]); IOVECS];
+            let used = self.queued.slices(&mut slices);
+            let n = match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used]) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(error)) => return self.write_failed(error),
+            };
+            written += n;
+            self.queued.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush_tls(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        ready!(self.poll_flush_wire(cx))?;
+        let mut written = 0;
+        loop {
+            let Some(tls) = &mut self.tls else { return Poll::Ready(Err(TransportError::Closed)) };
+            if self.queued.is_empty() || tls.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if written >= FLUSH_BUDGET {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // Nothing is encrypted for a socket that takes nothing: it waits as plain, shared bytes.
+            if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
+                return self.write_failed(error);
+            }
+            let mut scratch = Scratch::write();
+            let (gathered, cipher) = scratch.split_at_mut(RECORD_PLAIN);
+            let front = self.queued.front();
+            let plain = if front.len() == self.queued.len() || front.len() >= RECORD_PLAIN {
+                &front[..front.len().min(RECORD_PLAIN)]
+            } else {
+                let n = self.queued.copy_front(gathered);
+                &gathered[..n]
+            };
+            let taken = plain.len();
+            let len = match tls.encrypt(plain, cipher) {
+                Ok(len) => len,
+                Err(error) => return self.fail(cx, error),
+            };
+            self.queued.advance(taken);
+            written += len;
+            let record = &cipher[..len];
+            if !tls.wire_out().is_empty() {
+                // rustls had something to say first.
+                tls.push_wire(record);
+                drop(scratch);
+                ready!(self.poll_flush_wire(cx))?;
+                continue;
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, record) {
+                Poll::Ready(Ok(n)) if n == len => {}
+                Poll::Ready(Ok(n)) => tls.push_wire(&record[n..]),
+                Poll::Pending => {
+                    tls.push_wire(record);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(error)) => return self.write_failed(error),
+            }
+            drop(scratch);
+            ready!(self.poll_flush_wire(cx))?;
+        }
+    }
+
+    /// Writes the TLS session's own output.
+    pub(super) fn poll_flush_wire(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        let Some(tls) = &mut self.tls else { return Poll::Ready(Ok(())) };
+        while !tls.wire_out().is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, tls.wire_out())) {
+                Ok(n) => tls.advance_wire(n),
+                Err(error) => return self.write_failed(error),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn write_failed<T>(&mut self, error: io::Error) -> Poll<Result<T, TransportError>> {
+        // What waits can never be sent.
+        self.queued.release();
+        if let Some(tls) = &mut self.tls {
+            tls.abandon_wire();
+        }
+        Poll::Ready(Err(error.into()))
+    }
+
+    /// [`Connection::poll_flush`] as a future.
+    pub async fn flush(&mut self) -> Result<(), TransportError> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+}
