@@ -1,0 +1,267 @@
+//! What may be written on the command line, with its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::admin::Condition;
+
+const EXAMPLES: &str = "\
+Examples:
+  waystation                                     serve localhost with the embedded defaults
+  waystation user add ann@localhost              make an account; asks for its password
+  waystation --config /etc/waystation.toml       serve with a configuration file
+  waystation --set 'listen.c2s=[\"0.0.0.0:5222\"]'  override a key; VALUE is TOML
+  waystation config check --config my.toml       say what is wrong with a file
+  waystation session list                        who is connected
+
+Commands other than serve work beside a running server, by the socket in its data folder, and on
+the data folder itself when no server runs. They find the folder as the server does: give them
+the same --config, --set or --data-dir.
+
+Exit codes:
+  0  done
+  1  it could not be done: no such account, a wrong file, a broken disk ...
+  2  the command line is wrong
+  3  the configuration has mistakes; all of them are shown
+  4  the server or its data folder cannot be reached
+  130  interrupted at a password prompt";
+
+/// An XMPP server that acknowledges a message only once it is stored.
+#[derive(Debug, Parser)]
+#[command(name = "waystation", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// Options that every command has, before or behind its name.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Configuration")]
+pub(super) struct Settings {
+    /// The configuration file; without one the embedded defaults hold
+    #[arg(long, value_name = "FILE", env = "WAYSTATION_CONFIG", hide_env_values = true)]
+    pub(super) config: Option<PathBuf>,
+    /// Overrides a key; VALUE is TOML, so a string needs quotes: --set 'data_dir="/srv/x"'
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+    /// The data folder; the same as --set 'data_dir="FOLDER"'
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) data_dir: Option<String>,
+}
+
+impl Settings {
+    /// These and the ones behind them on the command line, which win.
+    pub(super) fn and(mut self, later: Self) -> Self {
+        self.set.extend(later.set);
+        Self {
+            config: later.config.or(self.config),
+            set: self.set,
+            data_dir: later.data_dir.or(self.data_dir),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serves; this is what happens without a command
+    Serve(Settings),
+    /// Makes, changes, removes and shows accounts
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Shows and closes the sessions of a running server
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Checks and shows the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Says how a running server is
+    Status(Status),
+    /// Makes a running server read its certificates again
+    Reload(Settings),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UserCommand {
+    /// Makes an account, or many
+    #[command(after_help = "\
+Examples:
+  waystation user add ann@localhost
+  printf '%s\\n' \"$PASSWORD\" | waystation user add ann@localhost --password-stdin
+  waystation user add --bulk accounts.txt        each line: JID, a blank, the password")]
+    Add(AddUser),
+    /// Changes the password of an account and closes its sessions
+    Passwd(SetPassword),
+    /// Removes an account with all that is kept of it, and tells its contacts
+    Remove(OneUser),
+    /// Lists accounts
+    List(ListUsers),
+    /// Shows an account
+    Show(ShowUser),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddUser {
+    /// The account, such as ann@localhost
+    #[arg(required_unless_present = "bulk")]
+    pub(super) jid: Option<String>,
+    /// Reads the password from standard input: its only line
+    #[arg(long)]
+    pub(super) password_stdin: bool,
+    /// Makes many accounts: FILE has a JID, a blank and a password on each line; "-" is standard
+    /// input. Empty lines and lines that begin with # are skipped
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["jid", "password_stdin"])]
+    pub(super) bulk: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetPassword {
+    /// The account, such as ann@localhost
+    pub(super) jid: String,
+    /// Reads the password from standard input: its only line
+    #[arg(long)]
+    pub(super) password_stdin: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneUser {
+    /// The account, such as ann@localhost
+    pub(super) jid: String,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowUser {
+    /// The account, such as ann@localhost
+    pub(super) jid: String,
+    /// Writes JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Page {
+    /// Shows at most so many, and where to go on
+    #[arg(long, value_name = "COUNT")]
+    pub(super) limit: Option<usize>,
+    /// Begins behind this JID, which need not exist
+    #[arg(long, value_name = "JID")]
+    pub(super) after: Option<String>,
+    /// Writes JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListUsers {
+    /// Only accounts of this host
+    pub(super) host: Option<String>,
+    #[command(flatten)]
+    pub(super) page: Page,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SessionCommand {
+    /// Lists sessions
+    List(ListSessions),
+    /// Closes one session of an account, or all
+    #[command(after_help = "\
+Examples:
+  waystation session kick ann@localhost/phone
+  waystation session kick ann@localhost --condition not-authorized --text 'ask the office'")]
+    Kick(Kick),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListSessions {
+    /// Only sessions of this account
+    pub(super) jid: Option<String>,
+    #[command(flatten)]
+    pub(super) page: Page,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Kick {
+    /// A session (ann@localhost/phone), or an account for all its sessions
+    pub(super) jid: String,
+    /// The stream error that the client gets (RFC 6120 4.9.3)
+    #[arg(long, value_enum, default_value = "policy-violation")]
+    pub(super) condition: Condition,
+    /// A text for whoever reads the error
+    #[arg(long)]
+    pub(super) text: Option<String>,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Says whether a configuration is right, or what is wrong with it
+    Check(CheckConfig),
+    /// Shows every key with the value in force and where it was set
+    Show(ShowConfig),
+    /// Writes the commented reference of every key, to begin a file with
+    Reference,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckConfig {
+    /// The same as --config FILE
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub(super) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowConfig {
+    /// Writes JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Writes JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn options_before_and_behind_the_command_are_joined() {
+        let line = "waystation --set a=1 --data-dir x user show a@b --set b=2 --data-dir y";
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let Some(Command::User(UserCommand::Show(show))) = arguments.command else { panic!() };
+        let settings = arguments.settings.and(show.settings);
+        assert_eq!(settings.set, ["a=1", "b=2"]);
+        assert_eq!(settings.data_dir.as_deref(), Some("y"));
+    }
+}

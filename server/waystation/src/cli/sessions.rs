@@ -1,0 +1,84 @@
+//! `waystation session ...`, `waystation status`, `waystation reload`
+
+use waystation_core::datetime::Timestamp;
+
+use super::CliError;
+use super::access::{Access, unexpected};
+use super::arguments::{Kick, ListSessions, SessionCommand, Settings, Status};
+use super::output::{self, Visible};
+use crate::admin::{Request, Response, SessionRow};
+
+pub(super) fn run(
+    command: SessionCommand,
+    access: impl Fn(Settings) -> Result<Access, CliError>,
+) -> Result<(), CliError> {
+    match command {
+        SessionCommand::List(ListSessions { jid, page, settings }) => super::accounts::list(
+            &mut access(settings)?,
+            page.limit,
+            page.after,
+            page.json,
+            |after, limit| Request::ListSessions { jid: jid.clone(), after, limit },
+        ),
+        SessionCommand::Kick(Kick { jid, condition, text, settings }) => {
+            let mut access = access(settings)?;
+            match access.ask(Request::Kick { jid: jid.clone(), condition, text })? {
+                Response::Kicked { sessions: 0 } => {
+                    Err(CliError::Failed(format!("{} has no session", Visible(&jid))))
+                }
+                Response::Kicked { sessions: 1 } => Ok(output::line(format_args!("closed 1 session"))?),
+                Response::Kicked { sessions } => {
+                    Ok(output::line(format_args!("closed {sessions} sessions"))?)
+                }
+                _ => Err(unexpected()),
+            }
+        }
+    }
+}
+
+/// A session on one line.
+pub(super) fn describe(session: &SessionRow) -> String {
+    let since = i64::try_from(session.since)
+        .ok()
+        .and_then(|seconds| Timestamp::from_unix_millis(seconds.checked_mul(1000)?))
+        .map_or_else(|| "?".to_owned(), |time| time.to_string());
+    let priority = match session.priority {
+        Some(priority) => format!("priority {priority}"),
+        None => "unavailable".to_owned(),
+    };
+    let SessionRow { jid, address, security, .. } = session;
+    format!("{:<40} {address:<21} {security:<8} {since} {priority}", Visible(jid))
+}
+
+pub(super) fn status(
+    command: &Status,
+    access: impl Fn(Settings) -> Result<Access, CliError>,
+) -> Result<(), CliError> {
+    let mut access = access(command.settings.clone())?;
+    let Response::Status(status) = access.ask(Request::Status {})? else { return Err(unexpected()) };
+    if command.json {
+        return Ok(output::json(&status)?);
+    }
+    output::line(format_args!("waystation {}, process {}", Visible(&status.version), status.pid))?;
+    output::line(format_args!("up         {} s", status.uptime))?;
+    output::line(format_args!("hosts      {}", Visible(&status.hosts.join(", "))))?;
+    output::line(format_args!("sessions   {}", status.sessions))?;
+    output::line(format_args!(
+        "storage    {}, durability {}",
+        Visible(&status.storage),
+        Visible(&status.durability)
+    ))?;
+    Ok(())
+}
+
+pub(super) fn reload(mut access: Access) -> Result<(), CliError> {
+    match access.ask(Request::Reload {})? {
+        Response::Reloaded { warnings } => {
+            for warning in &warnings {
+                output::note(format_args!("{}", Visible(warning)));
+            }
+            Ok(output::line(format_args!("certificates were read again; new connections use them"))?)
+        }
+        _ => Err(unexpected()),
+    }
+}
