@@ -59,8 +59,7 @@ section! {
         sasl: Sasl = Sasl::default();
         /// What a single client may cost.
         limits: Limits = Limits::default();
-        /// Registration by clients (XEP-0077): new accounts. Users can always change
-        /// their password and remove their account.
+        /// Registration by clients (XEP-0077).
         registration: Registration = Registration::default();
         /// Addresses of the people who run the server, shown to other servers and to clients
         /// (XEP-0157), as URIs: "mailto:abuse@example.org", "xmpp:admin@example.org".
@@ -206,12 +205,16 @@ section! {
         ping_interval: Duration = secs(300), secs(0) => hours(24);
         /// A session that does not answer a ping for so long is closed.
         ping_timeout: Duration = secs(60), secs(1) => hours(1);
-        /// Time that the server's own services have to answer an iq; then the client is told that
-        /// they did not.
-        iq_timeout: Duration = secs(30), secs(1) => secs(600);
 
         /// Contacts in one account's roster; further ones are refused.
-        roster_items: u32 = 5_000, 10 => 1_000_000;
+        roster_items: u32 = 1_000, 10 => 4_000;
+        /// Bytes of one account's roster; as above.
+        roster_bytes: Size = Size::mib(1), Size::kib(64) => Size::mib(16);
+        /// Requests for subscription that wait for one account's answer; further ones are not
+        /// kept, as if they had not arrived.
+        subscription_requests: u32 = 500, 1 => 4_000;
+        /// The largest presence that a session may broadcast: it is sent to every contact.
+        presence_size: Size = Size::kib(16), Size::kib(1) => Size::mib(1);
         /// Messages that are stored for one account that is offline. Further ones are refused and
         /// their senders are told; none is removed to make room.
         offline_messages: u32 = 10_000, 0 => 10_000_000;
@@ -230,6 +233,10 @@ section! {
         /// Refuses names that mix alphabets as no language does, such as Latin and Cyrillic: they
         /// are made to look like other names. Counts for accounts that administrators make as well.
         refuse_mixed_scripts: bool = true;
+        /// Users may change their password.
+        password_change: bool = true;
+        /// Users may remove their account with all that is kept of it.
+        removal: bool = true;
     }
 }
 

@@ -52,7 +52,7 @@ fn without_sources_the_defaults_hold() {
 #[test]
 fn later_sources_win_key_by_key() {
     let fixture =
-        Fixture::new("threads = 1\n[limits]\nstanza_depth = 20\nroster_items = 20\niq_timeout = \"5s\"\n")
+        Fixture::new("threads = 1\n[limits]\nstanza_depth = 20\nroster_items = 20\nping_timeout = \"5s\"\n")
             .variable("WAYSTATION_LIMITS__STANZA_DEPTH", "30")
             .variable("WAYSTATION_LIMITS__ROSTER_ITEMS", "30")
             .variable("OTHER_LIMITS__ROSTER_ITEMS", "7")
@@ -60,11 +60,11 @@ fn later_sources_win_key_by_key() {
             .set("limits.roster_items = 50");
     let loaded = fixture.load();
     assert_eq!(loaded.config.threads, 1);
-    assert_eq!(loaded.config.limits.iq_timeout, Duration::from_secs(5));
+    assert_eq!(loaded.config.limits.ping_timeout, Duration::from_secs(5));
     assert_eq!(loaded.config.limits.stanza_depth, 30);
     assert_eq!(loaded.config.limits.roster_items, 50);
     let path = fixture.folder.path().join("w.toml");
-    assert_eq!(loaded.origin("limits.iq_timeout"), Origin::File { path, line: 5, column: 14 });
+    assert_eq!(loaded.origin("limits.ping_timeout"), Origin::File { path, line: 5, column: 16 });
     assert_eq!(
         loaded.origin("limits.stanza_depth"),
         Origin::Environment("WAYSTATION_LIMITS__STANZA_DEPTH".into())
