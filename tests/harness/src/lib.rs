@@ -6,13 +6,16 @@
 
 pub mod client;
 pub mod error;
+pub mod pattern;
 pub mod process;
 pub mod sasl;
+pub mod scenario;
 pub mod server;
 pub mod stream;
 pub mod tls;
 pub mod waystation;
 pub mod wire;
+pub mod witness;
 pub mod xml;
 
 mod peers;
@@ -22,3 +25,4 @@ pub use error::{Error, Result};
 pub use sasl::Mechanism;
 pub use server::{Account, Config, Endpoint, Kind, Server};
 pub use stream::RawClient;
+pub use witness::Witness;
