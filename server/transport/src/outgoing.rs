@@ -76,12 +76,17 @@ impl Outgoing {
         self.segments.front().map_or(&self.tail[self.tail_start..], |segment| segment)
     }
 
-    /// Fills `slices` with what is waiting, in order; returns how many were used.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    /// Fills `slices` with what is waiting, in order, up to `limit` bytes; returns how many were used.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>], mut limit: usize) -> usize {
         let tail = (self.tail.len() > self.tail_start).then(|| &self.tail[self.tail_start..]);
         let waiting = self.segments.iter().map(|segment| &segment[..]).chain(tail);
         let mut used = 0;
         for (slot, bytes) in slices.iter_mut().zip(waiting) {
+            if limit == 0 {
+                break;
+            }
+            let bytes = &bytes[..bytes.len().min(limit)];
+            limit -= bytes.len();
             *slot = IoSlice::new(bytes);
             used += 1;
         }
@@ -140,8 +145,11 @@ mod tests {
 
     fn taken(out: &Outgoing) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); 128];
-        let used = out.slices(&mut slices);
+        let used = out.slices(&mut slices, usize::MAX);
         let by_slices: Vec<u8> = slices[..used].iter().flat_map(|s| s.iter().copied()).collect();
+        let used = out.slices(&mut slices, 1001);
+        let limited: Vec<u8> = slices[..used].iter().flat_map(|s| s.iter().copied()).collect();
+        assert_eq!(limited, by_slices[..by_slices.len().min(1001)]);
         let mut by_copy = vec![0; out.len()];
         assert_eq!(out.copy_front(&mut by_copy), out.len());
         assert_eq!(by_copy, by_slices);

@@ -91,6 +91,7 @@ fn clients(address: SocketAddr, tls: Option<Arc<rustls::ClientConfig>>, end: &Re
         let mut secure = Vec::new();
         for _ in 0..CONNECTIONS {
             let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
             let mut answer = [0; 4];
             if let Some(config) = &tls {
                 let connector = TlsConnector::from(config.clone());
@@ -144,6 +145,7 @@ fn measure(setup: &Setup, kind: Kind) -> isize {
         let mut before = 0;
         for n in 0..CONNECTIONS {
             let (stream, peer) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
             if let Kind::TokioRustls(_) = kind {
                 let mut stream = stock.accept(stream).await.unwrap();
                 let mut ping = [0; 4];

@@ -50,7 +50,7 @@ impl Connection {
                 return Poll::Pending;
             }
             let mut slices = [IoSlice::new(&[]); IOVECS];
-            let used = self.queued.slices(&mut slices);
+            let used = self.queued.slices(&mut slices, FLUSH_BUDGET - written);
             let n = match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used]) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(n)) => n,

@@ -5,3 +5,5 @@
 mod attacks;
 mod common;
 mod handshake;
+mod listening;
+mod transfer;
