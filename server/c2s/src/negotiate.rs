@@ -1,0 +1,314 @@
+//! The way to a session: TLS, authentication, bind (RFC 6120 4 to 7).
+//!
+//! What must hold: the steps come in this order and none is skipped; one deadline covers
+//! everything up to authentication and another one bind, so that a connection that gets
+//! nowhere costs a bounded time (X19).
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use waystation_auth::{ConnectionFailures, Offer, SaslError};
+use waystation_core::stanza::escaped;
+use waystation_core::xml::Element;
+use waystation_core::{Condition, IqType, Jid, Stanza, StanzaError, StanzaType, StreamCondition, StreamError};
+use waystation_route::{BindError, BindRequest, Binding};
+use waystation_runtime::{DrainSignal, outlet};
+use waystation_transport::{Connection, DetachedConnection};
+
+use crate::context::C2s;
+use crate::sasl;
+use crate::session::{Session, Start};
+use crate::stream::{Failure, Stream};
+
+const NS_TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
+const NS_SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+const NS_BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+/// Iqs that a client may send before it has authenticated.
+const MAX_PRE_AUTH_IQS: u32 = 10;
+/// Attempts to bind on one stream.
+const MAX_BINDS: u32 = 5;
+
+/// Takes over a connection that was accepted: negotiates and, if that succeeds, starts its
+/// session. Runs on the current arbiter; `direct_tls` means that TLS comes first (XEP-0368).
+pub fn accept(shared: Arc<C2s>, connection: DetachedConnection, direct_tls: bool) {
+    let connection = match connection.attach() {
+        Ok(connection) => connection,
+        Err(error) => return tracing::debug!(%error, "connection lost while accepting"),
+    };
+    actix_rt::spawn(async move {
+        let mut stream = Stream::new(connection, shared.limits.pre_auth);
+        let limit = shared.limits.unauthenticated;
+        let result = guarded(&shared, limit, authenticate(&mut stream, &shared, direct_tls)).await;
+        match result {
+            Ok(account) => continue_on_the_accounts_arbiter(shared, stream, account),
+            Err(failure) => stream.end(&shared, failure).await,
+        }
+    });
+}
+
+/// Runs a part of the negotiation within its time, unless the server stops.
+async fn guarded<T>(
+    shared: &C2s,
+    limit: Duration,
+    part: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut drain: DrainSignal = shared.drain.clone();
+    tokio::select! {
+        result = timeout(limit, part) => result.unwrap_or_else(|_| {
+            Err(StreamError::new(StreamCondition::ConnectionTimeout).with_text("the negotiation took too long").into())
+        }),
+        () = drain.started() => Err(StreamCondition::SystemShutdown.into()),
+    }
+}
+
+fn continue_on_the_accounts_arbiter(shared: Arc<C2s>, stream: Stream, account: Jid) {
+    let place = shared.arbiters.place(account.as_str());
+    let Stream { conn, framer, buffer, host, .. } = stream;
+    let detached = match conn.detach() {
+        Ok(detached) => detached,
+        Err(error) => return tracing::debug!(%error, "connection lost after authentication"),
+    };
+    let arbiters = shared.arbiters.clone();
+    arbiters.run_on(place, move || {
+        let conn = match detached.attach() {
+            Ok(conn) => conn,
+            Err(error) => return tracing::debug!(%error, "connection lost after authentication"),
+        };
+        actix_rt::spawn(async move {
+            let mut stream = Stream::resumed(conn, framer, buffer, host);
+            let limit = shared.limits.unauthenticated;
+            match guarded(&shared, limit, bind(&mut stream, &shared, &account)).await {
+                Ok((binding, lang)) => start(shared, stream, binding, lang),
+                Err(failure) => stream.end(&shared, failure).await,
+            }
+        });
+    });
+}
+
+fn start(shared: Arc<C2s>, stream: Stream, binding: Binding, lang: Option<Box<str>>) {
+    let Stream { conn, framer, buffer, .. } = stream;
+    let (id, jid, inlet) = binding.start();
+    let drain = shared.drain.clone();
+    Session::start_session(Start {
+        shared,
+        connection: conn,
+        framer,
+        backlog: buffer,
+        inlet,
+        id,
+        jid,
+        lang,
+        drain,
+    });
+}
+
+/// From the first byte to a successful authentication.
+async fn authenticate(stream: &mut Stream, shared: &C2s, direct_tls: bool) -> Result<Jid, Failure> {
+    if direct_tls {
+        let Some(tls) = &shared.tls else { return Err(Failure::Closed) };
+        let tls = tls.with_alpn(&[b"xmpp-client"]);
+        stream.conn.handshake(&tls, None, &[]).await?;
+    }
+    let mut failures = shared.limits.failures.connection();
+    loop {
+        stream.open(shared, None).await?;
+        if let Some(info) = stream.conn.tls_info()
+            && let (Some(name), Some(host)) = (info.server_name(), &stream.host)
+            && name != host
+        {
+            // T7: the stream's `to` decides; a name that differs is worth knowing.
+            tracing::debug!(peer = %stream.conn.peer(), "the TLS server name is not the stream's host");
+        }
+        match pre_auth_stream(stream, shared, failures).await? {
+            PreAuth::Authenticated(account) => return Ok(account),
+            PreAuth::Restart(counted) => failures = counted,
+        }
+    }
+}
+
+/// How a stream before authentication ends without an error.
+enum PreAuth {
+    Authenticated(Jid),
+    /// STARTTLS: a new stream follows, the failures so far still count.
+    Restart(ConnectionFailures),
+}
+
+/// True when nothing but STARTTLS may happen on a stream that is not encrypted.
+pub(crate) fn tls_required(stream: &Stream, shared: &C2s) -> bool {
+    let exempt = shared.tls_loopback_exempt && stream.conn.peer().ip().is_loopback();
+    shared.tls_required && !exempt
+}
+
+/// One stream up to STARTTLS or authentication.
+async fn pre_auth_stream(
+    stream: &mut Stream,
+    shared: &C2s,
+    failures: ConnectionFailures,
+) -> Result<PreAuth, Failure> {
+    let tls_first = !stream.conn.is_tls() && tls_required(stream, shared);
+    let host = stream.host.clone().unwrap_or_default();
+    let offer = sasl::offer(stream, shared);
+    stream.send(features(stream, shared, tls_first, &offer).as_bytes()).await?;
+    let mut exchanges = sasl::Exchanges::new(offer, failures);
+    let mut iqs = 0;
+    loop {
+        let element = stream.element().await?;
+        match (element.name(), element.namespace()) {
+            ("starttls", NS_TLS) => {
+                start_tls(stream, shared, &host).await?;
+                return Ok(PreAuth::Restart(exchanges.into_failures()));
+            }
+            ("auth", NS_SASL) if tls_first => {
+                exchanges.failed(stream, SaslError::EncryptionRequired.into()).await?;
+            }
+            (_, NS_SASL) => {
+                if let Some(account) = exchanges.element(stream, shared, &host, &element).await? {
+                    stream.restart();
+                    return Ok(PreAuth::Authenticated(account));
+                }
+            }
+            ("iq", "jabber:client") => {
+                iqs += 1;
+                if iqs > MAX_PRE_AUTH_IQS {
+                    return Err(StreamCondition::PolicyViolation.into());
+                }
+                pre_auth_iq(stream, shared, &host, &element, tls_first).await?;
+            }
+            // RFC 6120 4.9.3.12: stanzas before authentication.
+            ("message" | "presence", "jabber:client") => return Err(StreamCondition::NotAuthorized.into()),
+            ("error", "http://etherx.jabber.org/streams") => return Err(Failure::Closed),
+            _ => return Err(StreamCondition::UnsupportedStanzaType.into()),
+        }
+    }
+}
+
+fn features(stream: &Stream, shared: &C2s, tls_first: bool, offer: &Offer) -> String {
+    let mut out = String::from("<stream:features>");
+    if !stream.conn.is_tls() && shared.tls.is_some() {
+        out.push_str("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'>");
+        if tls_first {
+            out.push_str("<required/>");
+        }
+        out.push_str("</starttls>");
+    }
+    if !tls_first {
+        sasl::write_features(offer, &mut out);
+        if let Some(handler) = &shared.pre_auth {
+            out.push_str(handler.stream_feature());
+        }
+    }
+    out.push_str("</stream:features>");
+    out
+}
+
+async fn start_tls(stream: &mut Stream, shared: &C2s, host: &str) -> Result<(), Failure> {
+    let Some(tls) = shared.tls.as_ref().filter(|_| !stream.conn.is_tls()) else {
+        // RFC 6120 5.4.2.2: nothing to negotiate; the stream ends.
+        stream.send(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await?;
+        return Err(Failure::Closed);
+    };
+    stream.conn.queue_slice(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+    // What came behind `<starttls/>` is input for TLS and nothing else (T1).
+    let leftover = std::mem::take(&mut stream.buffer);
+    stream.conn.handshake(tls, Some(host), &leftover).await?;
+    stream.restart();
+    Ok(())
+}
+
+/// Only registration has anything to say to someone who is not authenticated.
+async fn pre_auth_iq(
+    stream: &mut Stream,
+    shared: &C2s,
+    host: &str,
+    iq: &Element,
+    tls_first: bool,
+) -> Result<(), Failure> {
+    let handler = shared.pre_auth.as_ref().filter(|handler| !tls_first && handler.answers(iq));
+    let (Some(handler), Ok(domain)) = (handler, Jid::parse(host)) else {
+        return Err(StreamCondition::NotAuthorized.into());
+    };
+    let result = handler.handle(iq.clone(), domain, stream.conn.peer().ip()).await;
+    let reply = answer(iq, host, result);
+    stream.send(&reply.to_bytes()).await
+}
+
+fn answer(iq: &Element, host: &str, result: Result<Option<Element>, StanzaError>) -> Stanza {
+    let id = iq.attr("id").map(escaped);
+    let from = Jid::parse(host).ok();
+    let request = Stanza::build(StanzaType::Iq(IqType::Set), None, from, id.as_deref(), "");
+    match result {
+        Ok(payload) => request.result(payload.as_ref()),
+        // A request always has an error reply.
+        Err(error) => request.error_reply(&error).unwrap_or(request),
+    }
+}
+
+type BoundStream = (Binding, Option<Box<str>>);
+
+/// From the restart after authentication to a bound resource (RFC 6120 7).
+async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<BoundStream, Failure> {
+    stream.framer.set_limits(shared.limits.authenticated);
+    let open = stream.open(shared, Some(account)).await?;
+    let lang = open.lang.filter(|lang| lang.len() <= waystation_core::read::MAX_LANG);
+    let lang = lang.map(|lang| escaped(&lang).into_boxed_str());
+    let features = format!(
+        "<stream:features><bind xmlns='{NS_BIND}'/>\
+         <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>{}</stream:features>",
+        shared.stream_features
+    );
+    stream.send(features.as_bytes()).await?;
+    for _ in 0..MAX_BINDS {
+        let iq = stream.element().await?;
+        let request = iq.child("bind", NS_BIND);
+        let (true, Some("set"), Some(request)) =
+            (iq.is("iq", "jabber:client"), iq.attr("type"), request)
+        else {
+            // RFC 6120 7.1: nothing else before a resource is bound.
+            return Err(StreamCondition::NotAuthorized.into());
+        };
+        // An empty resource element asks for a made-up one, as ejabberd and Prosody take it.
+        let resource = request.child("resource", NS_BIND).map(Element::text).filter(|r| !r.is_empty());
+        let (outlet, inlet) = outlet(shared.limits.outbound_bytes, shared.limits.outbound_stanzas);
+        let request = BindRequest {
+            account: account.clone(),
+            resource,
+            outlet,
+            inlet,
+            peer: stream.conn.peer(),
+            security: security(&stream.conn),
+        };
+        let id = iq.attr("id").map(escaped);
+        let asked = Stanza::build(StanzaType::Iq(IqType::Set), None, None, id.as_deref(), "");
+        match shared.router.bind(request).await {
+            Ok(bound) => {
+                let jid = Element::new("jid", NS_BIND).with_text(bound.jid().as_str());
+                let payload = Element::new("bind", NS_BIND).with_child(jid);
+                stream.conn.queue(asked.result(Some(&payload)).to_bytes());
+                return Ok((bound, lang));
+            }
+            Err(error) => {
+                let error: StanzaError = match error {
+                    BindError::Malformed => Condition::BadRequest.into(),
+                    BindError::TooMany => Condition::ResourceConstraint.into(),
+                    BindError::NoAccount => return Err(StreamCondition::NotAuthorized.into()),
+                    BindError::Unavailable => StanzaError::new(Condition::InternalServerError)
+                        .with_type(waystation_core::ErrorType::Wait),
+                };
+                if let Some(reply) = asked.error_reply(&error) {
+                    stream.send(&reply.to_bytes()).await?;
+                }
+            }
+        }
+    }
+    Err(StreamError::new(StreamCondition::PolicyViolation).with_text("too many attempts to bind").into())
+}
+
+fn security(conn: &Connection) -> &'static str {
+    match conn.tls_info().map(|info| info.version()) {
+        None => "none",
+        Some(waystation_transport::TlsVersion::Tls12) => "TLSv1.2",
+        Some(waystation_transport::TlsVersion::Tls13) => "TLSv1.3",
+    }
+}

@@ -1,0 +1,178 @@
+//! What a bound client sends (RFC 6120 8 and 10.3).
+//!
+//! What must hold: a stanza leaves here with the session's full JID as its sender, or the
+//! stream ends (F1); stanzas are handed on in the order they came; every refused one is
+//! answered by name.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use waystation_core::read::{ReadError, Stamp};
+use waystation_core::xml::{Event, Frame, Framer, Ns};
+use waystation_core::{Condition, IqType, Jid, Kind, Stanza, StanzaError, StanzaType, StreamCondition, StreamError};
+use waystation_route::{AccountMail, OrderToken, Origin, Routed};
+
+use super::keepalive::PING_ID;
+use super::{End, Link, xml_error};
+
+const NS_SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
+const NS_BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+
+/// Counts what was sent by way of the account's own route, and what of it is done. While both
+/// differ, later stanzas go that way too, so that none overtakes (RFC 6120 10.1).
+#[derive(Default)]
+pub(crate) struct OrderGate {
+    sent: u64,
+    done: Arc<AtomicU64>,
+}
+
+impl OrderGate {
+    fn is_open(&self) -> bool {
+        self.sent == self.done.load(Ordering::Acquire)
+    }
+
+    fn token(&mut self) -> OrderToken {
+        self.sent += 1;
+        OrderToken::new(self.done.clone())
+    }
+}
+
+/// A stanza that a route without credit did not take; nothing is read until it does.
+pub(super) enum Parked {
+    /// For the recipient's route.
+    Route(Stanza),
+    /// For the account's own route.
+    Outbound(Stanza),
+}
+
+impl Link {
+    /// Looks at input; how much of it was used. All of it, unless the session ends or a
+    /// stanza had to be parked.
+    pub(super) fn feed(&mut self, framer: &mut Framer, input: &[u8]) -> usize {
+        let mut rest = input;
+        while self.end.is_none() && self.parked.is_none() {
+            match framer.next(&mut rest) {
+                Ok(Event::NeedMore) => break,
+                Ok(Event::Whitespace(_)) => {}
+                Ok(Event::Stanza(frame)) => self.element(&frame),
+                Ok(Event::Close) => self.finish_with(End::Closed),
+                Ok(Event::Open(_)) => {
+                    self.stream_error(StreamError::new(StreamCondition::NotWellFormed));
+                }
+                Err(error) => self.stream_error(xml_error(error)),
+            }
+        }
+        input.len() - rest.len()
+    }
+
+    fn stream_error(&mut self, error: StreamError) {
+        self.finish_with(End::Error(error));
+    }
+
+    fn element(&mut self, frame: &Frame<'_>) {
+        self.stanzas_in += 1;
+        match frame.head.namespace {
+            Ns::Client => {}
+            // RFC 6120 4.9.1.1: a stream error of the client ends the stream as well.
+            Ns::Streams if frame.name() == "error" => return self.finish_with(End::Closed),
+            _ => return self.stream_error(StreamError::new(StreamCondition::UnsupportedStanzaType)),
+        }
+        if let Some(from) = frame.head.attr(frame.bytes, "from")
+            && !self.may_send_as(&from)
+        {
+            return self.stream_error(StreamError::new(StreamCondition::InvalidFrom));
+        }
+        let stamp = Stamp { from: Some(&self.jid), lang: self.lang.as_deref(), default_to: None };
+        match Stanza::read(frame, stamp) {
+            Ok(stanza) => self.stanza(stanza),
+            Err(ReadError::NotAStanza) => {
+                self.stream_error(StreamError::new(StreamCondition::UnsupportedStanzaType));
+            }
+            Err(ReadError::Refused(refused)) => {
+                if let Some(reply) = refused.reply {
+                    self.replies.push(reply.readdressed(Some(self.bare.clone()), Some(self.jid.clone())));
+                }
+            }
+            Err(ReadError::Malformed(error)) => self.stream_error(xml_error(error)),
+        }
+    }
+
+    /// RFC 6120 8.1.2.1: nothing, the full JID, or the bare JID; a resource of one's own is
+    /// rewritten as well (F1).
+    fn may_send_as(&self, from: &str) -> bool {
+        from == self.jid.as_str() || Jid::parse(from).is_ok_and(|from| from.bare_eq(&self.jid))
+    }
+
+    fn stanza(&mut self, stanza: Stanza) {
+        match stanza.kind() {
+            // All presence concerns the account first: its state, its roster, whom it told.
+            Kind::Presence => self.outbound(stanza),
+            Kind::Message => {
+                // RFC 6120 10.3.1: without `to`, to oneself.
+                let stanza = if stanza.to().is_none() { stanza.with_to(self.bare.clone()) } else { stanza };
+                self.route(stanza);
+            }
+            Kind::Iq => self.iq(stanza),
+        }
+    }
+
+    fn iq(&mut self, stanza: Stanza) {
+        let to_server =
+            stanza.to().is_none_or(|to| to == &self.bare || (to.local().is_none() && to.domain() == self.jid.domain()));
+        if to_server {
+            match stanza.stanza_type() {
+                StanzaType::Iq(IqType::Result | IqType::Error)
+                    if stanza.raw_id().is_some_and(|id| id.starts_with(PING_ID)) =>
+                {
+                    // An answer to a ping, also when it is an error: the client lives.
+                    return;
+                }
+                StanzaType::Iq(IqType::Set) => match stanza.child() {
+                    // RFC 3921 3; RFC 6121 dropped it, older clients still ask (no-op).
+                    Some(("session", NS_SESSION)) => return self.replies.push(stanza.result(None)),
+                    // RFC 6120 7.1: one resource a stream.
+                    Some(("bind", NS_BIND)) => {
+                        let error = StanzaError::new(Condition::NotAllowed).with_text("a resource is bound already");
+                        self.replies.extend(stanza.error_reply(&error));
+                        return;
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        // RFC 6120 10.3.3: without `to`, the server answers for the account.
+        let stanza = if stanza.to().is_none() { stanza.with_to(self.bare.clone()) } else { stanza };
+        self.route(stanza);
+    }
+
+    /// To the recipient, unless something of this session is still on its way through the
+    /// account's own route.
+    fn route(&mut self, stanza: Stanza) {
+        let own = stanza.to().is_some_and(|to| to == &self.bare);
+        if !own && !self.order.is_open() {
+            return self.outbound(stanza);
+        }
+        if let Routed::Busy(stanza) = self.shared.router.route(stanza, Origin::Session(self.id)) {
+            self.parked = Some(Parked::Route(stanza));
+        }
+    }
+
+    fn outbound(&mut self, stanza: Stanza) {
+        let mail = AccountMail::Outbound(self.id, stanza, self.order.token());
+        if let Err(AccountMail::Outbound(_, stanza, token)) = self.shared.router.to_account(self.bare.clone(), mail) {
+            drop(token);
+            self.parked = Some(Parked::Outbound(stanza));
+        }
+    }
+
+    /// Tries a parked stanza again; false when it is still parked.
+    pub(super) fn retry_parked(&mut self) -> bool {
+        match self.parked.take() {
+            None => {}
+            Some(Parked::Route(stanza)) => self.route(stanza),
+            Some(Parked::Outbound(stanza)) => self.outbound(stanza),
+        }
+        self.parked.is_none()
+    }
+}
