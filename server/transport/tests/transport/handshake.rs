@@ -148,31 +148,38 @@ fn tls_server_end_point_hashes_as_the_certificate_was_signed() {
     let sha384 = |der: &[u8]| Some(Sha384::digest(der).to_vec());
     let sha512 = |der: &[u8]| Some(Sha512::digest(der).to_vec());
     let none = |_: &[u8]| None;
-    const RSA: &[&str] = &["-newkey", "rsa:2048"];
+    let rsa_key = certificates.folder.path().join("rsa.key");
+    openssl_make(&["genrsa", "-out", rsa_key.to_str().unwrap(), "2048"]);
+    let rsa: &[&str] = &["-key", rsa_key.to_str().unwrap()];
     const P256: &[&str] = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
     const P384: &[&str] = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"];
-    const PSS: &[&str] = &["-newkey", "rsa:2048", "-sigopt", "rsa_padding_mode:pss"];
+    let pss = [rsa, &["-sigopt", "rsa_padding_mode:pss"]].concat();
+    let pss = pss.as_slice();
     const ED25519: &[&str] = &["-newkey", "ed25519"];
     type Binding<'a> = &'a dyn Fn(&[u8]) -> Option<Vec<u8>>;
     let cases: [(&[&str], &str, Binding<'_>); 10] = [
-        (RSA, "-sha256", &sha256),
-        (RSA, "-sha384", &sha384),
-        (RSA, "-sha512", &sha512),
+        (rsa, "-sha256", &sha256),
+        (rsa, "-sha384", &sha384),
+        (rsa, "-sha512", &sha512),
         // RFC 5929 section 4.1: MD5 and SHA-1 are replaced by SHA-256.
-        (RSA, "-sha1", &sha256),
+        (rsa, "-sha1", &sha256),
         (P256, "-sha256", &sha256),
         (P256, "-sha384", &sha384),
         (P384, "-sha384", &sha384),
-        (PSS, "-sha256", &sha256),
-        (PSS, "-sha384", &sha384),
+        (pss, "-sha256", &sha256),
+        (pss, "-sha384", &sha384),
         (ED25519, "-sha256", &none),
     ];
     for (n, (key_type, digest, expected)) in cases.into_iter().enumerate() {
         let path = |ending: &str| certificates.folder.path().join(format!("{n}.{ending}"));
-        let (chain, key) = (path("pem"), path("key"));
+        let given = key_type.contains(&"-key");
+        let (chain, key) = (path("pem"), if given { rsa_key.clone() } else { path("key") });
         let mut arguments = vec!["req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=localhost", digest];
         arguments.extend(key_type);
-        arguments.extend(["-keyout", key.to_str().unwrap(), "-out", chain.to_str().unwrap()]);
+        arguments.extend(["-out", chain.to_str().unwrap()]);
+        if !given {
+            arguments.extend(["-keyout", key.to_str().unwrap()]);
+        }
         openssl_make(&arguments);
         let files = HostCertificate { host: "localhost".into(), chain, key };
         let certificates = Certificates { folder: tempfile::tempdir().unwrap(), hosts: vec![files] };

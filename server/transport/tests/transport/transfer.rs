@@ -18,10 +18,9 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
 }
 
-fn small_buffers(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
-    socket.set_send_buffer_size(8192).unwrap();
-    socket.set_recv_buffer_size(8192).unwrap();
+/// Makes the socket take little at once. The receiving side is left alone: tiny windows would make TCP wait for delayed acknowledgements.
+fn small_send_buffer(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_send_buffer_size(4096).unwrap();
 }
 
 /// Sends everything queued and reads until `expected` bytes arrived, both at once, as a session does.
@@ -62,14 +61,14 @@ async fn client_exchange(client: impl AsyncRead + AsyncWrite, sent: &[u8], expec
 
 #[test]
 fn large_transfers_both_ways_through_tiny_socket_buffers() {
-    const SIZE: usize = 500_000;
+    const SIZE: usize = 2_000_000;
     let certificates = Certificates::new(&["localhost"]);
     let data = pattern(SIZE);
     for version in [None, Some(&TLS13), Some(&TLS12)] {
         run(async {
             let (server, client) = socket_pair().await;
-            small_buffers(&server);
-            small_buffers(&client);
+            small_send_buffer(&server);
+            small_send_buffer(&client);
             let mut server = connection(server);
             let client: Box<dyn Stream> = match version {
                 None => Box::new(client),
@@ -310,12 +309,12 @@ fn a_sink_that_stops_gets_the_rest_later_and_writing_goes_on_meanwhile() {
 
 #[test]
 fn a_blocked_socket_gets_at_most_one_record_encrypted_ahead() {
-    const SIZE: usize = 8_000_000;
+    const SIZE: usize = 16_000_000;
     let certificates = Certificates::new(&["localhost"]);
     run(async {
         let (server, client) = socket_pair().await;
-        small_buffers(&server);
-        small_buffers(&client);
+        small_send_buffer(&server);
+        small_send_buffer(&client);
         let mut server = connection(server);
         let acceptor = certificates.acceptor();
         let (accepted, client) = tokio::join!(
@@ -328,7 +327,7 @@ fn a_blocked_socket_gets_at_most_one_record_encrypted_ahead() {
         assert!(pin!(server.flush()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         // What waits as ciphertext is counted too: it can be larger than its plaintext only by its overhead.
         let waiting = server.queued_bytes();
-        assert!(waiting < SIZE && waiting > SIZE - 1_000_000, "{waiting}");
+        assert!(waiting < SIZE && waiting > SIZE / 4, "{waiting}");
     });
 }
 
