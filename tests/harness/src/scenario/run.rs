@@ -202,8 +202,11 @@ impl<'a> Stage<'a> {
         let mut asking = Client::login(self.at, &user, &Login::resource("prologue")).await?;
         let mut asked = Client::login(self.at, &contact, &Login::resource("prologue")).await?;
         let (user, contact) = (user.jid(), contact.jid());
-        asked.become_available().await?;
-        asking.become_available().await?;
+        for client in [&mut asking, &mut asked] {
+            // Only who asked for the roster is told of approvals (RFC 6121 3.1.6).
+            client.send("<iq type='get' id='prologue'><query xmlns='jabber:iq:roster'/></iq>").await?;
+            client.become_available().await?;
+        }
         asking.send(format!("<presence to='{}' type='subscribe'/>", escape(&contact))).await?;
         until_presence(&mut asked, "subscribe", &user).await?;
         asked.send(format!("<presence to='{}' type='subscribed'/>", escape(&user))).await?;
