@@ -84,7 +84,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// Connects `CONNECTIONS` clients that exchange one message each with the server and then stay.
-fn clients(address: SocketAddr, tls: Option<Arc<rustls::ClientConfig>>, end: &Receiver<()>) {
+fn clients(address: SocketAddr, tls: Option<&Arc<rustls::ClientConfig>>, end: &Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut plain = Vec::new();
@@ -93,7 +93,7 @@ fn clients(address: SocketAddr, tls: Option<Arc<rustls::ClientConfig>>, end: &Re
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.set_nodelay(true).unwrap();
             let mut answer = [0; 4];
-            if let Some(config) = &tls {
+            if let Some(config) = tls {
                 let connector = TlsConnector::from(config.clone());
                 let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
                 stream.write_all(b"ping").await.unwrap();
@@ -128,7 +128,7 @@ fn measure(setup: &Setup, kind: Kind) -> isize {
             Some(Arc::new(config))
         }
     };
-    let clients = std::thread::spawn(move || clients(address, client_config, &ended));
+    let clients = std::thread::spawn(move || clients(address, client_config.as_ref(), &ended));
 
     let (acceptor, _) = TlsAcceptor::new(TlsSettings::new(vec![setup.files.clone()], "localhost")).unwrap();
     let stock = tokio_rustls::TlsAcceptor::from(Arc::new(

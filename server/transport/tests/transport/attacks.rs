@@ -137,7 +137,7 @@ async fn flush_client(tls: &mut rustls::ClientConnection, client: &mut TcpStream
 
 /// Completes a handshake by hand; false if the server refused.
 async fn drive_client(tls: &mut rustls::ClientConnection, client: &mut TcpStream) -> bool {
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     while tls.is_handshaking() {
         flush_client(tls, client).await;
         let n = client.read(&mut buffer).await.unwrap();
