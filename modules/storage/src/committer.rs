@@ -1,0 +1,200 @@
+//! The one thread that writes: gathers what is queued into groups and commits each with one flush.
+//!
+//! What must hold: the batches of a group take effect in the order of their queueing, each with its
+//! conditions checked against all before it; nobody hears of success before the whole group is as
+//! durable as promised; after a failure nothing is written or acknowledged again, for what the
+//! device holds is then unknown, and a second flush would report a success that it did not have.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::oneshot;
+use waystation_core::storage::{Batch, Op, StorageError};
+
+use crate::engine::{Changes, Engine};
+use crate::free_space::{FreeSpace, default_reserve};
+use crate::queue::{Entry, Outcome, Queue, Work};
+
+/// What the committer shares with the callers.
+pub(crate) struct Shared<E> {
+    /// `None` once closed. Written by the committer alone, when it closes.
+    pub(crate) engine: RwLock<Option<E>>,
+    pub(crate) queue: Arc<Queue>,
+}
+
+impl<E: Engine> Shared<E> {
+    /// Runs `read` on the engine, unless it is closed.
+    pub(crate) fn with_engine<T>(
+        &self,
+        read: impl FnOnce(&E) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        engine.as_ref().ok_or(StorageError::Closed).and_then(read)
+    }
+}
+
+/// Tells how much room the device has.
+pub(crate) type Probe = Box<dyn Fn() -> io::Result<FreeSpace> + Send>;
+
+/// Refuses writes while the device is nearly full.
+pub(crate) struct Reserve {
+    probe: Option<Probe>,
+    min_free: Option<u64>,
+    was_low: bool,
+}
+
+impl Reserve {
+    /// Wants `min_free` bytes (by default a share of the device) of what `probe` tells.
+    pub(crate) fn new(probe: Probe, min_free: Option<u64>) -> Self {
+        Self { probe: (min_free != Some(0)).then_some(probe), min_free, was_low: false }
+    }
+
+    /// Never refuses.
+    pub(crate) fn none() -> Self {
+        Self { probe: None, min_free: None, was_low: false }
+    }
+
+    fn is_low(&mut self) -> bool {
+        let Some(probe) = &self.probe else { return false };
+        let space = match probe() {
+            Ok(space) => space,
+            Err(error) => {
+                // Not knowing is no reason to refuse: a really full disk still makes the write fail.
+                tracing::warn!(%error, "cannot ask for the free space of the data folder");
+                return false;
+            }
+        };
+        let wanted = self.min_free.unwrap_or_else(|| default_reserve(space.total));
+        let low = space.available < wanted;
+        if low != self.was_low {
+            self.was_low = low;
+            if low {
+                tracing::error!(
+                    available = space.available,
+                    wanted,
+                    "the disk is nearly full: writes are refused until there is room again"
+                );
+            } else {
+                tracing::info!(available = space.available, "there is room on the disk again");
+            }
+        }
+        low
+    }
+}
+
+/// See the module's header.
+pub(crate) struct Committer<E> {
+    pub(crate) shared: Arc<Shared<E>>,
+    pub(crate) reserve: Reserve,
+}
+
+impl<E: Engine> Committer<E> {
+    /// Serves the queue until it is closed; then closes the engine and answers `closed`.
+    pub(crate) fn run(mut self, closed: oneshot::Sender<Outcome>) {
+        let mut failed = false;
+        loop {
+            match self.shared.queue.next() {
+                Work::Group(group) => failed |= !self.commit(group),
+                Work::Close => break,
+            }
+        }
+        let engine = self.shared.engine.write().unwrap_or_else(PoisonError::into_inner).take();
+        let mut outcome = engine.map_or(Err(StorageError::Closed), Engine::close);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the store did not close cleanly");
+        } else if failed {
+            outcome = Err(StorageError::Io("the store had stopped after a failed write".to_owned()));
+        }
+        // Nobody listens when the store was dropped instead of closed.
+        let _ = closed.send(outcome);
+    }
+
+    /// Commits a group and answers its callers; false when the store has failed.
+    fn commit(&mut self, group: Vec<Entry>) -> bool {
+        // An engine that panics is in no known state, like one that failed to write.
+        let applied = catch_unwind(AssertUnwindSafe(|| self.apply(&group)))
+            .unwrap_or_else(|_| Err(StorageError::Io("the engine panicked".to_owned())));
+        match applied {
+            Ok(outcomes) => {
+                for (entry, outcome) in group.into_iter().zip(outcomes) {
+                    // A caller that no longer waits needs no answer.
+                    let _ = entry.reply.send(outcome);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "a write failed: the store takes no more writes until it is reopened");
+                // First, so that a caller who hears of the failure finds the store closed.
+                self.shared.queue.fail();
+                for entry in group {
+                    let _ = entry.reply.send(Err(duplicate(&error)));
+                }
+                false
+            }
+        }
+    }
+
+    /// The outcome of each entry, or the error that stops the store.
+    fn apply(&mut self, group: &[Entry]) -> Result<Vec<Outcome>, StorageError> {
+        let low = self.reserve.is_low();
+        self.shared.with_engine(|engine| {
+            let mut changes = Changes::new();
+            let outcomes = group
+                .iter()
+                .map(|entry| {
+                    let batch = &entry.batch;
+                    if low && batch.ops.iter().any(|op| matches!(op, Op::Put { .. })) {
+                        return Err(StorageError::Full);
+                    }
+                    check_expects(engine, &changes, batch)?;
+                    add(&mut changes, batch);
+                    Ok(())
+                })
+                .collect();
+            if !changes.is_empty() {
+                engine.commit(changes)?;
+            }
+            Ok(outcomes)
+        })
+    }
+}
+
+fn check_expects<E: Engine>(engine: &E, changes: &Changes, batch: &Batch) -> Outcome {
+    for expect in &batch.expects {
+        let holds = match changes.get(&(expect.space, expect.key.clone())) {
+            Some(value) => *value == expect.value,
+            None => engine.get(expect.space, &expect.key)? == expect.value,
+        };
+        if !holds {
+            return Err(StorageError::Conflict);
+        }
+    }
+    Ok(())
+}
+
+fn add(changes: &mut Changes, batch: &Batch) {
+    for op in &batch.ops {
+        match op {
+            Op::Put { space, key, value } => changes.insert((*space, key.clone()), Some(value.clone())),
+            Op::Delete { space, key } => changes.insert((*space, key.clone()), None),
+        };
+    }
+}
+
+/// The same error once more; it is not `Clone`, for that would promise more than the trait needs.
+fn duplicate(error: &StorageError) -> StorageError {
+    match error {
+        StorageError::Conflict => StorageError::Conflict,
+        StorageError::Full => StorageError::Full,
+        StorageError::TooLarge(what) => StorageError::TooLarge(what),
+        StorageError::Invalid(what) => StorageError::Invalid(what),
+        StorageError::Corrupt(text) => StorageError::Corrupt(text.clone()),
+        StorageError::Closed => StorageError::Closed,
+        StorageError::Io(text) => StorageError::Io(text.clone()),
+    }
+}
+
+#[cfg(test)]
+#[path = "committer_tests.rs"]
+mod tests;

@@ -1,0 +1,330 @@
+//! What a store keeps when its process is killed, its device loses power or its writes fail.
+//!
+//! Each test starts this binary again as a child that writes and tells of each acknowledged batch,
+//! ends the child in the way it is about, and compares what is left with what was told. The seed
+//! is printed; `STORAGE_SEED` repeats one, as far as the timing of the kill allows.
+
+mod device;
+mod workload;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use device::Images;
+use tempfile::TempDir;
+use waystation_core::storage::{Durability, StorageError};
+use waystation_storage::{DataDir, Kind, Options, open};
+use workload::{Random, WRITERS, judge, tell, write_until_failure};
+
+/// How long a child may take for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+fn options(kind: Kind) -> Options {
+    Options {
+        kind,
+        durability: Durability::Fsync,
+        // Small, so that tables are written and merged within a round.
+        write_buffer_bytes: 256 * 1024,
+        min_free_bytes: Some(0),
+        ..Options::default()
+    }
+}
+
+/// What a child process runs; does nothing in the parent.
+#[test]
+fn child() {
+    let Ok(folder) = std::env::var("STORAGE_CHILD") else { return };
+    let get = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let kind = get("STORAGE_KIND").parse().unwrap();
+    let seed = get("STORAGE_SEED").parse().unwrap();
+    let opened = DataDir::lock(folder).and_then(|data_dir| open(&data_dir, &options(kind)));
+    let store = match opened {
+        Ok(store) => store,
+        Err(error) => {
+            tell(format_args!("not opened: {error}"));
+            return;
+        }
+    };
+    tell(format_args!("opened"));
+    let errors = write_until_failure(&store, seed);
+    // One writer hears of the failure itself, others may come after it; then all is closed.
+    assert!(errors.iter().any(|error| !matches!(error, StorageError::Closed)), "{errors:?}");
+    for error in &errors {
+        match error {
+            StorageError::Full => tell(format_args!("full")),
+            StorageError::Io(text) => tell(format_args!("io {text}")),
+            StorageError::Closed => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    for error in write_until_failure(&store, seed) {
+        assert!(matches!(error, StorageError::Closed), "a failed store answered {error:?}");
+    }
+    tell(format_args!("reads go on: {}", judge(&store, seed, &[1 << 40; WRITERS as usize]).is_ok()));
+    drop(store);
+    tell(format_args!("end"));
+}
+
+/// A store under test: where it is, and what was acknowledged.
+struct Trial {
+    kind: Kind,
+    seed: u64,
+    random: Random,
+    folder: TempDir,
+    images: Images,
+    acknowledged: Vec<u64>,
+}
+
+/// A child that runs.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Trial {
+    fn new(kind: Kind, seed: u64) -> Self {
+        println!("{kind}: STORAGE_SEED={seed}");
+        Self {
+            kind,
+            seed,
+            random: Random(seed),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            images: Images::new(),
+            acknowledged: vec![0; WRITERS as usize],
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn start(&self, shim: bool, fail: Option<&str>) -> Running {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command
+            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .env("STORAGE_CHILD", self.path())
+            .env("STORAGE_KIND", self.kind.as_str())
+            .env("STORAGE_SEED", self.seed.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        if shim {
+            command
+                .env("LD_PRELOAD", device::shim())
+                .env("FAULTS_FOLDER", self.path())
+                .env("FAULTS_SYNCED", self.images.path());
+        }
+        if let Some(fail) = fail {
+            command.env("FAULTS_FAIL", fail);
+        }
+        let mut child = command.spawn().expect("the child starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        // Bounded, so that the child does not run far ahead of what was read.
+        let (sender, lines) = sync_channel(1024);
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Running { child, lines }
+    }
+
+    /// Takes down an acknowledgement; gives back any other line.
+    fn note(&mut self, line: String) -> Option<String> {
+        // The test harness of the child prints without ending its line.
+        let start = line.find("ack ").unwrap_or(0);
+        let mut words = line[start..].split(' ');
+        if words.next() != Some("ack") {
+            return Some(line);
+        }
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).expect("a number");
+        let (writer, n) = (number(), number());
+        let last = &mut self.acknowledged[usize::try_from(writer).expect("small")];
+        assert!(n == *last + 1 || *last == 0, "writer {writer} was told of {n} after {last}");
+        *last = n;
+        None
+    }
+
+    /// Lets the child run for `time` (and until it wrote `at_least` batches), then kills it, unless
+    /// the shim does that first.
+    fn kill_after(&mut self, running: Running, time: Duration, at_least: u64) {
+        let Running { mut child, lines } = running;
+        let started = Instant::now();
+        let mut acks = 0;
+        while started.elapsed() < time || acks < at_least {
+            assert!(started.elapsed() < PATIENCE, "{acks} batches in {PATIENCE:?}");
+            match lines.recv_timeout(time.saturating_sub(started.elapsed()).max(Duration::from_millis(1))) {
+                Ok(line) => match self.note(line) {
+                    None => acks += 1,
+                    Some(line) => assert!(!line.contains("not opened"), "{line}"),
+                },
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        child.kill().expect("the child is killed");
+        let status = child.wait().expect("the child ends");
+        assert_eq!(status.signal(), Some(9), "the child ended by itself: {status}");
+        // What it told before it was killed counts as well.
+        while let Ok(line) = lines.recv() {
+            self.note(line);
+        }
+    }
+
+    /// Opens the store and compares it with what was acknowledged. Returns how many acknowledged
+    /// batches are lost, or what is wrong.
+    fn judge(&mut self) -> Result<u64, String> {
+        let data_dir = DataDir::lock(self.path()).map_err(|error| error.to_string())?;
+        let store = open(&data_dir, &options(self.kind)).map_err(|error| error.to_string())?;
+        let found = judge(&store, self.seed, &self.acknowledged)?;
+        self.acknowledged = found.heads;
+        Ok(found.lost)
+    }
+}
+
+fn seed() -> u64 {
+    match std::env::var("STORAGE_SEED") {
+        Ok(seed) => seed.parse().expect("STORAGE_SEED is a number"),
+        Err(_) => std::process::id().into(),
+    }
+}
+
+fn kill_rounds(kind: Kind) {
+    let mut trial = Trial::new(kind, seed());
+    for round in 0..12 {
+        // The first ones so early that the store is just being made.
+        let longest = if round < 5 { 40 } else { 200 };
+        let time = Duration::from_millis(trial.random.within(0..longest));
+        let running = trial.start(false, None);
+        trial.kill_after(running, time, if round < 5 { 0 } else { 20 });
+        let lost = trial.judge().unwrap_or_else(|wrong| panic!("{kind}, round {round}: {wrong}"));
+        assert_eq!(lost, 0, "{kind}, round {round}: acknowledged batches are lost");
+    }
+    assert!(trial.acknowledged.iter().all(|n| *n > 0), "nothing was written");
+}
+
+#[test]
+fn fjall_keeps_every_acknowledged_batch_when_killed() {
+    kill_rounds(Kind::Fjall);
+}
+
+#[test]
+fn sled_keeps_every_acknowledged_batch_when_killed() {
+    kill_rounds(Kind::Sled);
+}
+
+#[test]
+fn fjall_keeps_every_acknowledged_batch_when_power_is_lost() {
+    let mut trial = Trial::new(Kind::Fjall, seed());
+    let mut blocks = 0;
+    for round in 0..20 {
+        // In front of a write or flush, where most is pending: while the store is being made at
+        // first, later anywhere.
+        let what = if round % 4 == 3 { "write" } else { "sync" };
+        let n = 1 + trial.random.within(0..if round < 6 { 20 } else { 200 });
+        let running = trial.start(true, Some(&format!("{what}:{n}:0")));
+        trial.kill_after(running, PATIENCE, u64::MAX);
+        let lost_blocks = trial.images.cut_power(trial.folder.path(), &mut trial.random);
+        println!("round {round}: cut before {what} {n}, {lost_blocks} blocks lost");
+        blocks += lost_blocks;
+        let lost = trial.judge().unwrap_or_else(|wrong| panic!("round {round}: {wrong}"));
+        assert_eq!(lost, 0, "round {round}: acknowledged batches are lost");
+        // Judging wrote as well, and all of that counts as flushed: the next cut is about the child.
+        trial.images = Images::of(trial.folder.path());
+    }
+    assert!(blocks > 100, "hardly a write was pending: the cuts show nothing");
+}
+
+#[test]
+fn sled_promises_no_more_than_it_keeps_when_power_is_lost() {
+    let mut trial = Trial::new(Kind::Sled, seed());
+    let data_dir = DataDir::lock(trial.path()).unwrap();
+    let store = open(&data_dir, &options(Kind::Sled)).unwrap();
+    // Fsync was asked for.
+    assert_eq!(store.durability(), Durability::Os);
+    drop((store, data_dir));
+    trial.images = Images::of(trial.path());
+    let mut lost = 0;
+    for round in 0..4 {
+        let time = Duration::from_millis(trial.random.within(50..300));
+        let running = trial.start(true, None);
+        trial.kill_after(running, time, 20);
+        trial.images.cut_power(trial.folder.path(), &mut trial.random);
+        match trial.judge() {
+            Ok(batches) => lost += batches,
+            Err(wrong) => {
+                println!("sled, round {round}: {wrong}");
+                trial = Trial::new(Kind::Sled, seed() + round);
+                continue;
+            }
+        }
+        trial.images = Images::of(trial.folder.path());
+    }
+    println!("sled lost {lost} acknowledged batches that were never flushed to the device");
+}
+
+/// Runs a child whose n-th write or flush fails, to its end.
+fn run_failing(trial: &mut Trial, fail: &str) -> Vec<String> {
+    let Running { mut child, lines } = trial.start(true, Some(fail));
+    let deadline = Instant::now() + PATIENCE;
+    let mut other = Vec::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => other.extend(trial.note(line)),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                child.kill().expect("the child is killed");
+                child.wait().expect("the child ends");
+                panic!("{fail}: the child hangs after {other:?}");
+            }
+        }
+    }
+    let status = child.wait().expect("the child ends");
+    assert!(status.success(), "{fail}: {status}: {other:?}");
+    other
+}
+
+fn failing_rounds(kind: Kind, what: &str, errno: i32, rounds: u64, most: u64, power: bool) {
+    let mut random = Random(seed());
+    for round in 0..rounds {
+        let mut trial = Trial::new(kind, random.next());
+        let n = 1 + random.within(0..most);
+        let fail = format!("{what}:{n}:{errno}{}", if round % 2 == 0 { "" } else { ":once" });
+        println!("{fail}");
+        let told = run_failing(&mut trial, &fail);
+        let opened = told.iter().any(|line| line.contains("opened") && !line.contains("not opened"));
+        if opened {
+            assert!(told.iter().any(|line| line == "end"), "{fail}: {told:?}");
+        } else {
+            assert!(told.iter().any(|line| line.contains("not opened")), "{fail}: {told:?}");
+        }
+        if power {
+            trial.images.cut_power(trial.folder.path(), &mut trial.random);
+        }
+        let lost = trial.judge().unwrap_or_else(|wrong| panic!("{kind}, {fail}: {wrong}; {told:?}"));
+        assert_eq!(lost, 0, "{kind}, {fail}: acknowledged batches are lost; {told:?}");
+    }
+}
+
+#[test]
+fn fjall_acknowledges_nothing_that_a_full_disk_refused() {
+    failing_rounds(Kind::Fjall, "write", ENOSPC, 8, 400, true);
+}
+
+#[test]
+fn fjall_acknowledges_nothing_after_a_failed_flush() {
+    failing_rounds(Kind::Fjall, "sync", EIO, 8, 120, true);
+}
+
+#[test]
+fn sled_acknowledges_nothing_that_a_full_disk_refused() {
+    failing_rounds(Kind::Sled, "write", ENOSPC, 6, 200, false);
+}
