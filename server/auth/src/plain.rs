@@ -48,9 +48,15 @@ impl PasswordCheck {
     }
 }
 
-/// The outcome of a [`PasswordCheck`].
+/// The outcome of a [`PasswordCheck`]. It is used up by the exchange that asked for it.
 #[derive(Debug)]
 pub struct Verdict(pub(crate) bool);
+
+impl Verdict {
+    pub(crate) fn into_inner(self) -> bool {
+        self.0
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -67,7 +67,7 @@ enum State {
     /// SCRAM waits for credentials.
     ScramLookup(ScramFirst),
     /// SCRAM has sent its challenge.
-    ScramFinal(ScramChallenge),
+    ScramFinal(Box<ScramChallenge>),
     /// PLAIN waits for credentials.
     PlainLookup { username: String, password: Secret },
     /// PLAIN waits for the verdict.
@@ -145,7 +145,7 @@ impl SaslServer {
 
     /// Takes the verdict of [`Step::NeedPasswordCheck`].
     pub fn password_checked(&mut self, verdict: Verdict) -> Step {
-        let Verdict(right) = verdict;
+        let right = verdict.into_inner();
         match std::mem::replace(&mut self.state, State::Over) {
             State::PlainVerdict { username } if right => Step::Success { username, additional: None },
             State::PlainVerdict { .. } => self.fail(SaslError::NotAuthorized.into()),
@@ -213,7 +213,7 @@ impl SaslServer {
             self.offer.downgrade_hash(hash)
         );
         let challenge = server_first.clone().into_bytes();
-        self.state = State::ScramFinal(ScramChallenge { first, nonce, server_first, candidate });
+        self.state = State::ScramFinal(Box::new(ScramChallenge { first, nonce, server_first, candidate }));
         Ok(Step::Challenge(challenge))
     }
 
