@@ -183,7 +183,7 @@ fn rewrite(frame: &Frame<'_>) {
     for default_ns in [ns::CLIENT, ns::SERVER, "", "urn:example:other"] {
         assert_eq!(reread(&element, default_ns), element);
     }
-    let mut rescoped = element.clone();
+    let mut rescoped = element;
     rescoped.rescope(ns::CLIENT, ns::SERVER);
     assert_eq!(reread(&rescoped, ns::SERVER), rescoped);
 }

@@ -1,5 +1,7 @@
 //! What the reader costs in heap, counted by a global allocator.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 

@@ -2,14 +2,14 @@
 //! roxmltree. What we accept they must accept, as the same tree; what we refuse as ill-formed, expat must
 //! refuse. The trees are those that quick-xml makes, so four parsers agree.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use common::generator::{self, HOSTILE, Random};
 use waystation_xml::fuzzing::{self, HEADER};
 use waystation_xml::{Event, Framer, Limits, XmlError, ns};
+
+use crate::common;
+use crate::generator::{self, HOSTILE, Random};
 
 /// expat, in one Python process that lives as long as a test.
 struct Expat {
@@ -264,7 +264,7 @@ fn x5_hostile_pieces_split_at_every_byte() {
 
 #[test]
 fn x7_generated_documents() {
-    let (_, mut random) = Random::from_environment();
+    let mut random = Random::from_environment();
     let mut expat = Expat::start();
     let mut accepted = 0;
     for _ in 0..4000 {
@@ -275,7 +275,7 @@ fn x7_generated_documents() {
 
 #[test]
 fn x7_mutated_documents() {
-    let (_, mut random) = Random::from_environment();
+    let mut random = Random::from_environment();
     let mut expat = Expat::start();
     for index in 0..12_000 {
         let mut document = generator::document(&mut random);
@@ -283,6 +283,25 @@ fn x7_mutated_documents() {
         compare(&mut expat, &document);
         if index % 100 == 0 {
             common::every_split(&document);
+        }
+    }
+}
+
+/// What the fuzzers of this crate start from and found.
+#[test]
+fn x7_fuzzing_corpora() {
+    let mut expat = Expat::start();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    for (target, has_header) in [("xml_stream", true), ("xml_roundtrip", false)] {
+        for entry in std::fs::read_dir(folder.join(target)).expect("the corpus is there") {
+            let data = std::fs::read(entry.unwrap().path()).unwrap();
+            if has_header {
+                // The first line says how to split the rest, and does not matter here.
+                let start = data.iter().position(|b| *b == b'\n').map_or(data.len(), |end| end + 1);
+                compare(&mut expat, &data[start..]);
+            } else {
+                compare(&mut expat, &[HEADER, &data, b"</stream:stream>"].concat());
+            }
         }
     }
 }

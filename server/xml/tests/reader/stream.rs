@@ -1,10 +1,9 @@
 //! What a stream of XML is cut into, in order and in time.
 
-mod common;
-
-use common::{content, every_split, stream};
 use waystation_xml::fuzzing::{HEADER, Item, trace};
 use waystation_xml::{Element, Event, Framer, Limits, Ns, XmlError, ns};
+
+use crate::common::{content, every_split, stream};
 
 #[test]
 fn a_whole_stream() {

@@ -1,12 +1,8 @@
 //! Helpers of the XML tests: short ways to feed a framer, and the canonical form in which trees from
 //! different parsers are compared (see tests/xml/expat_oracle.py).
 
-#![allow(dead_code, reason = "each test program uses another part of it")]
-
-pub(crate) mod generator;
-
 use waystation_xml::fuzzing::{HEADER, Item, trace};
-use waystation_xml::{Element, Framer, Limits, Node, XmlError};
+use waystation_xml::{Element, Event, Framer, Limits, Node, XmlError};
 
 /// What a new stream makes of `input`.
 pub(crate) fn stream(input: &[u8]) -> Vec<Item> {
@@ -86,4 +82,42 @@ pub(crate) fn canonical(out: &mut Vec<u8>, element: &Element) {
         }
     }
     out.push(b')');
+}
+
+/// After a usual header, split in every way: no element is delivered, and this is the error.
+pub(crate) fn refused(input: impl AsRef<[u8]>, with: XmlError) {
+    let input = input.as_ref();
+    let items = every_split_of_content(input);
+    assert_eq!(error(&items), Some(with), "{}", input.escape_ascii());
+    assert_eq!(stanzas(&items), 0, "{}", input.escape_ascii());
+}
+
+/// The same at the very start of a stream.
+pub(crate) fn stream_refused(input: impl AsRef<[u8]>, with: XmlError) {
+    let input = input.as_ref();
+    let items = every_split(input);
+    assert_eq!(error(&items), Some(with), "{}", input.escape_ascii());
+    assert!(!items.iter().any(|i| matches!(i, Item::Open(_))), "{}", input.escape_ascii());
+}
+
+/// After a usual header, split in every way: one element is delivered exactly as it came.
+pub(crate) fn passed(input: impl AsRef<[u8]>) -> Element {
+    let input = input.as_ref();
+    match &every_split_of_content(input)[..] {
+        [Item::Stanza(bytes, _)] => {
+            assert_eq!(bytes, input);
+            element(input)
+        }
+        other => panic!("{}: {other:?}", input.escape_ascii()),
+    }
+}
+
+/// The tree of the only element after a usual header.
+pub(crate) fn element(input: &[u8]) -> Element {
+    let mut framer = Framer::new(Limits::authenticated());
+    trace(&mut framer, [HEADER]);
+    match framer.next(&mut &input[..]) {
+        Ok(Event::Stanza(frame)) => frame.element().unwrap(),
+        other => panic!("{other:?}"),
+    }
 }
