@@ -7,4 +7,5 @@ mod certificates;
 mod common;
 mod handshake;
 mod listening;
+mod records;
 mod transfer;
