@@ -166,15 +166,13 @@ section! {
         /// Failed logins on one connection; then it is closed. RFC 6120 6.4.5 wants 2 to 5.
         login_failures_per_connection: u32 = 5, 1 => 100;
         /// Failed logins from one address (an IPv6 /64 counts as one), for all accounts together;
-        /// then logins from there are refused, but for one in each recovery time.
+        /// then logins from there are refused, but for so many in each window, evenly spread.
         login_failures_per_address: u32 = 100, 1 => 1_000_000;
-        /// The recovery time of an address.
-        login_recovery_address: Duration = secs(10), secs(1) => hours(24);
         /// Failed logins from one address for one account; then logins from there to this account
-        /// are refused, but for one in each recovery time. Logins from elsewhere are not.
+        /// are refused, but for so many in each window. Logins from elsewhere are not.
         login_failures_per_account: u32 = 10, 1 => 1_000_000;
-        /// The recovery time of an account at an address.
-        login_recovery_account: Duration = secs(60), secs(1) => hours(24);
+        /// The window.
+        login_failure_window: Duration = secs(600), secs(1) => hours(24);
 
         /// Bytes a second that are read from one connection in the long run. More are not lost:
         /// they wait in the network until they may be read.
@@ -205,6 +203,9 @@ section! {
         ping_interval: Duration = secs(300), secs(0) => hours(24);
         /// A session that does not answer a ping for so long is closed.
         ping_timeout: Duration = secs(60), secs(1) => hours(1);
+        /// Time that the server's own services have to answer an iq; then the client is told that
+        /// they did not.
+        iq_timeout: Duration = secs(30), secs(1) => secs(600);
 
         /// Contacts in one account's roster; further ones are refused.
         roster_items: u32 = 1_000, 10 => 4_000;
