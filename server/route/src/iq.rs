@@ -14,10 +14,6 @@ use waystation_core::account::{IqHandler, IqRequest, Relation};
 use waystation_core::module::{IqRegistration, Requests, Scope};
 use waystation_core::{Condition, Element, IqType, Jid, SessionId, Stanza, StanzaError, StanzaType};
 
-/// How long a handler may take (DELIVERY.md 4: an iq older than this is answered with
-/// remote-server-timeout).
-pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Most handlers that run at once in the whole server.
 pub const MAX_RUNNING: usize = 4_096;
 
@@ -30,8 +26,10 @@ struct Entry {
 }
 
 /// The handlers by scope, namespace and element.
-#[derive(Default)]
 pub struct IqTable {
+    /// How long a handler may take; then the iq is answered with remote-server-timeout
+    /// (DELIVERY.md 4).
+    timeout: Duration,
     entries: Vec<Entry>,
     running: Arc<AtomicUsize>,
 }
@@ -60,6 +58,11 @@ pub struct Asked {
 }
 
 impl IqTable {
+    /// A table without handlers.
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, entries: Vec::new(), running: Arc::default() }
+    }
+
     /// Adds a handler.
     ///
     /// # Errors
@@ -125,9 +128,10 @@ impl IqTable {
             session: asked.session,
             available: asked.available,
         };
+        let timeout = self.timeout;
         actix_rt::spawn(async move {
             let _running = running;
-            reply(run(handler, request, &iq).await);
+            reply(run(handler, request, &iq, timeout).await);
         });
     }
 
@@ -145,11 +149,11 @@ impl Drop for Running {
     }
 }
 
-async fn run(handler: Arc<dyn IqHandler>, request: IqRequest, iq: &Stanza) -> Stanza {
+async fn run(handler: Arc<dyn IqHandler>, request: IqRequest, iq: &Stanza, timeout: Duration) -> Stanza {
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.handle(request)));
     let outcome = match outcome {
         Ok(future) => {
-            tokio::time::timeout(HANDLER_TIMEOUT, AssertUnwindSafe(future).catch_unwind()).await
+            tokio::time::timeout(timeout, AssertUnwindSafe(future).catch_unwind()).await
         }
         Err(panic) => Ok(Err(panic)),
     };

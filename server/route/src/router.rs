@@ -9,8 +9,8 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use waystation_core::account::{OfflineStore, PresenceLogic, Relation};
@@ -66,6 +66,8 @@ pub struct Router {
     pub(crate) accounts: Arc<dyn AccountRegistry>,
     pub(crate) observers: Vec<Arc<dyn SessionObserver>>,
     pub(crate) lingering: AtomicUsize,
+    /// The server stops: routes end as soon as they have nothing to do.
+    pub(crate) stopping: AtomicBool,
     next_session: AtomicU64,
 }
 
@@ -125,6 +127,7 @@ impl Router {
             accounts: parts.accounts,
             observers: parts.observers,
             lingering: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
             next_session: AtomicU64::new(1),
         })
     }
@@ -265,6 +268,24 @@ impl Router {
         self.control(account, AccountMail::Remove(except, reply));
         // An error means that the route ended, which it does only when all is done.
         let _ = done.await;
+    }
+
+    /// Closes the sessions of all accounts, because the server stops.
+    pub fn close_all(&self, error: &StreamError) {
+        self.stopping.store(true, Ordering::Release);
+        for route in self.directory.all() {
+            // Gone means that it had no sessions.
+            let _ = route.offer_control(AccountMail::Close(CloseWhich::All, error.clone()));
+        }
+    }
+
+    /// After [`Router::close_all`]: resolves when no route has anything left to do, or `limit`
+    /// has passed.
+    pub async fn settle(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !self.directory.is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// How many account routes are live.

@@ -157,6 +157,9 @@ impl IqHandler for Answers {
         let what = self.0;
         Box::pin(async move {
             assert!(what != "panic", "as the test wants it");
+            if what == "slow" {
+                std::future::pending::<()>().await;
+            }
             Ok(Some(Element::new("answer", "urn:t")))
         })
     }
@@ -174,8 +177,8 @@ fn world() -> World {
     let (fail_load, fail_commit, loads) = <(Arc<AtomicBool>, Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
     let spool = Spool::default();
     let messages = spool.messages.clone();
-    let mut iqs = IqTable::default();
-    for (element, what) in [("panic", "panic"), ("fine", "fine")] {
+    let mut iqs = IqTable::new(Duration::from_millis(200));
+    for (element, what) in [("panic", "panic"), ("fine", "fine"), ("slow", "slow")] {
         iqs.add(IqRegistration {
             namespace: "urn:t",
             element,
@@ -419,11 +422,12 @@ async fn a_failed_commit_is_told_and_the_state_is_read_anew() {
 }
 
 #[actix_rt::test]
-async fn a_panic_in_a_handler_costs_one_iq() {
+async fn a_panic_or_a_stall_in_a_handler_costs_one_iq() {
     let world = world();
     let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
     for (inner, expected) in [
         ("<panic xmlns='urn:t'/>", "internal-server-error"),
+        ("<slow xmlns='urn:t'/>", "remote-server-timeout"),
         ("<fine xmlns='urn:t'/>", "result"),
         ("<unknown xmlns='urn:t'/>", "service-unavailable"),
     ] {

@@ -4,8 +4,10 @@
 //! there; only this server's user (and root) may connect; no line, page, wait or number of
 //! connections is without a limit; a password is never logged and never printed.
 
+mod backend;
 mod client;
 mod dispatch;
+mod folder;
 mod password;
 mod protocol;
 mod server;
@@ -16,8 +18,10 @@ mod tests;
 use waystation_core::storage::BoxFuture;
 use waystation_core::{Jid, StreamError};
 
+pub(crate) use backend::Backend;
 pub(crate) use client::{Client, ClientError};
 pub(crate) use dispatch::Dispatcher;
+pub(crate) use folder::{Folder, storage_options};
 pub(crate) use password::Password;
 pub(crate) use protocol::{
     AdminError, Condition, ErrorKind, MAX_ADD, MAX_PAGE, NewUser, Request, Response, SessionRow, Status,

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use waystation_config::{ConfigError, Loaded, Sources};
 
-pub(crate) use access::OpenFolder;
-use arguments::{Arguments, Command, Settings};
+use access::Access;
+use arguments::{AdminCommand, Arguments, Command, Settings};
 
 /// What is left to do after the command line.
 pub(crate) enum Outcome {
@@ -61,16 +61,10 @@ impl CliError {
     }
 }
 
-/// Does what the command line says; `open` opens a data folder that no server uses.
-pub(crate) fn run(open: OpenFolder) -> Outcome {
+/// Does what the command line says.
+pub(crate) fn run() -> Outcome {
     let Arguments { settings, command } = Arguments::parse();
-    let serve = |more: Settings| Ok(Outcome::Serve(Box::new(load(settings.clone().and(more))?)));
-    let result = match command {
-        None => serve(Settings::default()),
-        Some(Command::Serve(more)) => serve(more),
-        Some(command) => dispatch(command, settings, open).map(|()| Outcome::Exit(ExitCode::SUCCESS)),
-    };
-    result.unwrap_or_else(|error| {
+    dispatch(command.unwrap_or(Command::Serve(Settings::default())), settings).unwrap_or_else(|error| {
         // A reader that has seen enough (`waystation user list | head`) is no failure.
         if matches!(&error, CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
             return Outcome::Exit(ExitCode::SUCCESS);
@@ -80,19 +74,25 @@ pub(crate) fn run(open: OpenFolder) -> Outcome {
     })
 }
 
-fn dispatch(command: Command, settings: Settings, open: OpenFolder) -> Result<(), CliError> {
-    let access = |more: Settings| -> Result<_, CliError> {
-        let loaded = load(settings.clone().and(more))?;
-        Ok(access::Access::new(loaded.config, open))
-    };
+fn dispatch(command: Command, settings: Settings) -> Result<Outcome, CliError> {
     match command {
-        Command::Serve(_) => Ok(()),
-        Command::User(command) => accounts::run(command, access),
-        Command::Session(command) => sessions::run(command, access),
-        Command::Config(command) => config::run(command, settings),
-        Command::Status(command) => sessions::status(&command, access),
-        Command::Reload(more) => sessions::reload(access(more)?),
+        Command::Serve(more) => return Ok(Outcome::Serve(Box::new(load(settings.and(more))?))),
+        Command::Config(command) => config::run(command, settings)?,
+        Command::Admin(command) => {
+            let loaded = load(settings.and(command.settings().clone()))?;
+            let mut access = Access::new(loaded.config);
+            let result = match command {
+                AdminCommand::User(command) => accounts::run(command, &mut access),
+                AdminCommand::Session(command) => sessions::run(command, &mut access),
+                AdminCommand::Status(command) => sessions::status(&command, &mut access),
+                AdminCommand::Reload(_) => sessions::reload(&mut access),
+            };
+            // What was begun is stored in any case.
+            let closed = access.close();
+            result.and(closed)?;
+        }
     }
+    Ok(Outcome::Exit(ExitCode::SUCCESS))
 }
 
 /// Reads the configuration.

@@ -3,10 +3,32 @@
 mod admin;
 mod cli;
 mod logging;
+mod registry;
+mod server;
 
-fn main() -> std::process::ExitCode {
-    match cli::run(|_, _| Err("administration of a data folder needs the wiring".into())) {
-        cli::Outcome::Serve(_) => std::process::ExitCode::FAILURE,
+use std::process::ExitCode;
+
+use waystation_config::Loaded;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        cli::Outcome::Serve(loaded) => serve(&loaded),
         cli::Outcome::Exit(code) => code,
+    }
+}
+
+fn serve(loaded: &Loaded) -> ExitCode {
+    let config = &loaded.config;
+    if let Err(error) = logging::start(&config.log) {
+        // Without logging nobody would learn anything of the server.
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("waystation: {error}\n"));
+        return ExitCode::FAILURE;
+    }
+    match actix_rt::System::new().block_on(server::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("the server cannot run: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -218,12 +218,16 @@ impl AccountRoute {
                 }
             }
         };
-        let left = config.linger.saturating_sub(since.elapsed());
+        let left = if self.server_stops() { Duration::ZERO } else { config.linger.saturating_sub(since.elapsed()) };
         if left.is_zero() && self.inlet.close_if_idle() {
             return Poll::Ready(());
         }
         wheel::wake_after(left.max(Duration::from_secs(1)), cx.waker().clone());
         Poll::Pending
+    }
+
+    fn server_stops(&self) -> bool {
+        self.router.stopping.load(Ordering::Acquire)
     }
 
     fn no_longer_idle(&mut self) {

@@ -86,8 +86,6 @@ pub(crate) struct UserDetails {
     pub(crate) jid: String,
     /// True when it administers the server.
     pub(crate) admin: bool,
-    /// Contacts in its roster.
-    pub(crate) contacts: usize,
     /// Messages that wait for it.
     pub(crate) offline_messages: usize,
     /// Its live sessions.

@@ -99,7 +99,6 @@ impl AdminBackend for Memory {
             Ok(UserDetails {
                 jid: jid.clone(),
                 admin: false,
-                contacts: 2,
                 offline_messages: 3,
                 sessions: vec![session(1)],
             })
@@ -242,7 +241,7 @@ fn accounts_are_changed_shown_and_removed() {
     assert_eq!(client.ask(&new).unwrap(), Response::Done {});
     assert_eq!(server.backend.accounts.lock().unwrap()["ann@localhost"], "new");
     match client.ask(&Request::ShowUser { jid: jid() }).unwrap() {
-        Response::User(user) => assert_eq!((user.contacts, user.sessions), (2, vec![session(1)])),
+        Response::User(user) => assert_eq!((user.offline_messages, user.sessions), (3, vec![session(1)])),
         other => panic!("{other:?}"),
     }
     assert_eq!(client.ask(&Request::RemoveUser { jid: jid() }).unwrap(), Response::Done {});

@@ -2,23 +2,16 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 
 use waystation_config::{Config, Engine};
 use waystation_storage::{DataDir, OpenError};
 
 use super::CliError;
-use crate::admin::{AdminBackend, Client, ClientError, Dispatcher, Request, Response};
-
-/// Opens a data folder that no server uses, for administration only: without listeners. Called
-/// on the runtime on which the backend will be used.
-pub(crate) type OpenFolder =
-    fn(&Config, DataDir) -> Result<Arc<dyn AdminBackend>, Box<dyn std::error::Error>>;
+use crate::admin::{Client, ClientError, Dispatcher, Folder, Request, Response};
 
 /// A server, running or not.
 pub(super) struct Access {
     config: Config,
-    open: OpenFolder,
     reached: Option<Reached>,
 }
 
@@ -26,13 +19,13 @@ enum Reached {
     /// A running server.
     Server(Client),
     /// A data folder that this process has locked.
-    Folder(Dispatcher, actix_rt::SystemRunner),
+    Folder(Folder, actix_rt::SystemRunner),
 }
 
 impl Access {
     /// The server of a configuration; it is looked for when it is first asked.
-    pub(super) fn new(config: Config, open: OpenFolder) -> Self {
-        Self { config, open, reached: None }
+    pub(super) fn new(config: Config) -> Self {
+        Self { config, reached: None }
     }
 
     /// Asks, and waits for the answer.
@@ -46,9 +39,20 @@ impl Access {
                 ClientError::Refused(error) => CliError::Failed(error.message),
                 error => CliError::Unreachable(error.to_string()),
             }),
-            Reached::Folder(dispatcher, system) => {
+            Reached::Folder(folder, system) => {
+                let dispatcher = Dispatcher::new(folder.backend.clone());
                 system.block_on(dispatcher.answer(request)).map_err(|error| CliError::Failed(error.message))
             }
+        }
+    }
+
+    /// Ends the work; what it changed is stored when this returns.
+    pub(super) fn close(self) -> Result<(), CliError> {
+        match self.reached {
+            Some(Reached::Folder(folder, system)) => {
+                system.block_on(folder.close()).map_err(|error| CliError::Failed(error.to_string()))
+            }
+            Some(Reached::Server(_)) | None => Ok(()),
         }
     }
 
@@ -95,10 +99,10 @@ impl Access {
             error => CliError::Unreachable(error.to_string()),
         })?;
         let system = actix_rt::System::new();
-        let backend = system
-            .block_on(async { (self.open)(&self.config, data_dir) })
+        let folder = system
+            .block_on(Folder::open(&self.config, &data_dir))
             .map_err(|error| CliError::Unreachable(error.to_string()))?;
-        Ok(Reached::Folder(Dispatcher::new(backend), system))
+        Ok(Reached::Folder(folder, system))
     }
 
     /// Only adding accounts makes a folder, and only its owner works in it: files of another user

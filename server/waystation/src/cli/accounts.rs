@@ -8,7 +8,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::access::{Access, unexpected};
-use super::arguments::{AddUser, ListUsers, OneUser, SetPassword, Settings, ShowUser, UserCommand};
+use super::arguments::{AddUser, ListUsers, OneUser, Page, SetPassword, ShowUser, UserCommand};
 use super::output::{self, Progress, Rows, Visible};
 use super::{CliError, password};
 use crate::admin::{ErrorKind, MAX_ADD, MAX_PAGE, NewUser, Password, Request, Response};
@@ -18,40 +18,26 @@ const MAX_LINE: usize = 8 * 1024;
 /// Wrong lines that are shown one by one.
 const MAX_COMPLAINTS: usize = 20;
 
-pub(super) fn run(
-    command: UserCommand,
-    access: impl Fn(Settings) -> Result<Access, CliError>,
-) -> Result<(), CliError> {
+pub(super) fn run(command: UserCommand, access: &mut Access) -> Result<(), CliError> {
     match command {
-        UserCommand::Add(AddUser { jid: Some(jid), password_stdin, settings, .. }) => {
-            add(jid, password_stdin, access(settings)?)
-        }
-        UserCommand::Add(AddUser { bulk, settings, .. }) => {
-            // clap lets nothing through that has neither.
-            let file = bulk.unwrap_or_else(|| "-".into());
-            add_many(&file, access(settings)?)
-        }
+        UserCommand::Add(AddUser { jid: Some(jid), password_stdin, .. }) => add(jid, password_stdin, access),
+        // clap lets nothing through that has neither.
+        UserCommand::Add(AddUser { bulk, .. }) => add_many(&bulk.unwrap_or_else(|| "-".into()), access),
         UserCommand::Passwd(command) => set_password(command, access),
-        UserCommand::Remove(OneUser { jid, settings }) => {
-            let mut access = access(settings)?;
+        UserCommand::Remove(OneUser { jid, .. }) => {
             match access.ask(Request::RemoveUser { jid: jid.clone() })? {
                 Response::Done {} => Ok(output::line(format_args!("removed {}", Visible(&jid)))?),
                 _ => Err(unexpected()),
             }
         }
-        UserCommand::List(ListUsers { host, page, settings }) => {
-            let mut access = access(settings)?;
-            list(&mut access, page.limit, page.after, page.json, |after, limit| Request::ListUsers {
-                host: host.clone(),
-                after,
-                limit,
-            })
+        UserCommand::List(ListUsers { host, page, .. }) => {
+            list(access, page, |after, limit| Request::ListUsers { host: host.clone(), after, limit })
         }
-        UserCommand::Show(ShowUser { jid, json, settings }) => show(jid, json, access(settings)?),
+        UserCommand::Show(ShowUser { jid, json, .. }) => show(jid, json, access),
     }
 }
 
-fn add(jid: String, from_stdin: bool, mut access: Access) -> Result<(), CliError> {
+fn add(jid: String, from_stdin: bool, access: &mut Access) -> Result<(), CliError> {
     let password = password::new_password(from_stdin, &jid)?;
     let users = vec![NewUser { jid: jid.clone(), password }];
     match access.ask(Request::AddUsers { users })? {
@@ -64,12 +50,8 @@ fn add(jid: String, from_stdin: bool, mut access: Access) -> Result<(), CliError
     }
 }
 
-fn set_password(
-    command: SetPassword,
-    access: impl Fn(Settings) -> Result<Access, CliError>,
-) -> Result<(), CliError> {
-    let SetPassword { jid, password_stdin, settings } = command;
-    let mut access = access(settings)?;
+fn set_password(command: SetPassword, access: &mut Access) -> Result<(), CliError> {
+    let SetPassword { jid, password_stdin, .. } = command;
     let password = password::new_password(password_stdin, &jid)?;
     match access.ask(Request::SetPassword { jid: jid.clone(), password })? {
         Response::Done {} => Ok(output::line(format_args!("changed the password of {}", Visible(&jid)))?),
@@ -77,14 +59,13 @@ fn set_password(
     }
 }
 
-fn show(jid: String, json: bool, mut access: Access) -> Result<(), CliError> {
+fn show(jid: String, json: bool, access: &mut Access) -> Result<(), CliError> {
     let Response::User(user) = access.ask(Request::ShowUser { jid })? else { return Err(unexpected()) };
     if json {
         return Ok(output::json(&user)?);
     }
     output::line(format_args!("account            {}", Visible(&user.jid)))?;
     output::line(format_args!("administrator      {}", if user.admin { "yes" } else { "no" }))?;
-    output::line(format_args!("contacts           {}", user.contacts))?;
     output::line(format_args!("offline messages   {}", user.offline_messages))?;
     output::line(format_args!("sessions           {}", user.sessions.len()))?;
     for session in &user.sessions {
@@ -96,11 +77,10 @@ fn show(jid: String, json: bool, mut access: Access) -> Result<(), CliError> {
 /// Asks for page after page and writes them as they come.
 pub(super) fn list(
     access: &mut Access,
-    limit: Option<usize>,
-    mut after: Option<String>,
-    json: bool,
+    page: Page,
     request: impl Fn(Option<String>, usize) -> Request,
 ) -> Result<(), CliError> {
+    let Page { limit, mut after, json } = page;
     let mut left = limit.unwrap_or(usize::MAX);
     let mut rows = Rows::new(json);
     let mut is_more = left == 0;
@@ -138,7 +118,7 @@ pub(super) fn list(
 }
 
 /// Makes the accounts of a file. Lines that are wrong are told, and the others done.
-fn add_many(file: &Path, mut access: Access) -> Result<(), CliError> {
+fn add_many(file: &Path, access: &mut Access) -> Result<(), CliError> {
     let mut input: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
@@ -161,7 +141,7 @@ fn add_many(file: &Path, mut access: Access) -> Result<(), CliError> {
             Some(Ok(None)) | None => {}
         }
         if batch.len() == MAX_ADD || (at_end && !batch.is_empty()) {
-            bulk.add(&mut access, std::mem::take(&mut batch))?;
+            bulk.add(access, std::mem::take(&mut batch))?;
             progress.at(format_args!("{} accounts added", bulk.added));
         }
         if at_end {

@@ -68,19 +68,43 @@ impl Settings {
 pub(super) enum Command {
     /// Serves; this is what happens without a command
     Serve(Settings),
+    #[command(flatten)]
+    Admin(AdminCommand),
+    /// Checks and shows the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// What is asked of a server, running or not.
+#[derive(Debug, Subcommand)]
+pub(super) enum AdminCommand {
     /// Makes, changes, removes and shows accounts
     #[command(subcommand)]
     User(UserCommand),
     /// Shows and closes the sessions of a running server
     #[command(subcommand)]
     Session(SessionCommand),
-    /// Checks and shows the configuration
-    #[command(subcommand)]
-    Config(ConfigCommand),
     /// Says how a running server is
     Status(Status),
     /// Makes a running server read its certificates again
     Reload(Settings),
+}
+
+impl AdminCommand {
+    /// The options behind the command.
+    pub(super) fn settings(&self) -> &Settings {
+        match self {
+            Self::User(UserCommand::Add(command)) => &command.settings,
+            Self::User(UserCommand::Passwd(command)) => &command.settings,
+            Self::User(UserCommand::Remove(command)) => &command.settings,
+            Self::User(UserCommand::List(command)) => &command.settings,
+            Self::User(UserCommand::Show(command)) => &command.settings,
+            Self::Session(SessionCommand::List(command)) => &command.settings,
+            Self::Session(SessionCommand::Kick(command)) => &command.settings,
+            Self::Status(command) => &command.settings,
+            Self::Reload(settings) => settings,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -259,8 +283,8 @@ mod tests {
     fn options_before_and_behind_the_command_are_joined() {
         let line = "waystation --set a=1 --data-dir x user show a@b --set b=2 --data-dir y";
         let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
-        let Some(Command::User(UserCommand::Show(show))) = arguments.command else { panic!() };
-        let settings = arguments.settings.and(show.settings);
+        let Some(Command::Admin(command)) = arguments.command else { panic!() };
+        let settings = arguments.settings.and(command.settings().clone());
         assert_eq!(settings.set, ["a=1", "b=2"]);
         assert_eq!(settings.data_dir.as_deref(), Some("y"));
     }

@@ -4,24 +4,20 @@ use waystation_core::datetime::Timestamp;
 
 use super::CliError;
 use super::access::{Access, unexpected};
-use super::arguments::{Kick, ListSessions, SessionCommand, Settings, Status};
+use super::arguments::{Kick, ListSessions, SessionCommand, Status};
 use super::output::{self, Visible};
 use crate::admin::{Request, Response, SessionRow};
 
-pub(super) fn run(
-    command: SessionCommand,
-    access: impl Fn(Settings) -> Result<Access, CliError>,
-) -> Result<(), CliError> {
+pub(super) fn run(command: SessionCommand, access: &mut Access) -> Result<(), CliError> {
     match command {
-        SessionCommand::List(ListSessions { jid, page, settings }) => super::accounts::list(
-            &mut access(settings)?,
-            page.limit,
-            page.after,
-            page.json,
-            |after, limit| Request::ListSessions { jid: jid.clone(), after, limit },
-        ),
-        SessionCommand::Kick(Kick { jid, condition, text, settings }) => {
-            let mut access = access(settings)?;
+        SessionCommand::List(ListSessions { jid, page, .. }) => {
+            super::accounts::list(access, page, |after, limit| Request::ListSessions {
+                jid: jid.clone(),
+                after,
+                limit,
+            })
+        }
+        SessionCommand::Kick(Kick { jid, condition, text, .. }) => {
             match access.ask(Request::Kick { jid: jid.clone(), condition, text })? {
                 Response::Kicked { sessions: 0 } => {
                     Err(CliError::Failed(format!("{} has no session", Visible(&jid))))
@@ -50,11 +46,7 @@ pub(super) fn describe(session: &SessionRow) -> String {
     format!("{:<40} {address:<21} {security:<8} {since} {priority}", Visible(jid))
 }
 
-pub(super) fn status(
-    command: &Status,
-    access: impl Fn(Settings) -> Result<Access, CliError>,
-) -> Result<(), CliError> {
-    let mut access = access(command.settings.clone())?;
+pub(super) fn status(command: &Status, access: &mut Access) -> Result<(), CliError> {
     let Response::Status(status) = access.ask(Request::Status {})? else { return Err(unexpected()) };
     if command.json {
         return Ok(output::json(&status)?);
@@ -71,7 +63,7 @@ pub(super) fn status(
     Ok(())
 }
 
-pub(super) fn reload(mut access: Access) -> Result<(), CliError> {
+pub(super) fn reload(access: &mut Access) -> Result<(), CliError> {
     match access.ask(Request::Reload {})? {
         Response::Reloaded { warnings } => {
             for warning in &warnings {

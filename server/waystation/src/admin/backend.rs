@@ -1,0 +1,218 @@
+//! What administrators ask for, done with the parts of a server: one that serves, or one that was
+//! put together around a data folder for administration alone.
+
+use std::sync::Arc;
+use std::time::{Instant, UNIX_EPOCH};
+
+use futures_util::stream::{self, StreamExt};
+use waystation_auth::{AccountError, Accounts};
+use waystation_config::{Durability, Named};
+use waystation_core::account::OfflineStore;
+use waystation_core::module::{AccountRegistry, RegistryError};
+use waystation_core::storage::{BoxFuture, Storage};
+use waystation_core::{Jid, StreamCondition, StreamError};
+use waystation_route::mail::CloseWhich;
+use waystation_route::{Router, SessionInfo};
+use waystation_transport::TlsAcceptor;
+
+use super::{AdminBackend, AdminError, ErrorKind, NewAccount, Password, SessionRow, Status, UserDetails};
+
+/// Accounts that are made at once: enough to share a commit among several.
+const PARALLEL: usize = 16;
+
+/// The parts of a server.
+pub(crate) struct Backend {
+    /// The domains that are served, prepared.
+    pub(crate) hosts: Vec<String>,
+    /// Accounts that administer the server.
+    pub(crate) admins: Vec<Jid>,
+    /// Accounts and their keys.
+    pub(crate) accounts: Accounts,
+    /// Removes accounts with all that is kept of them.
+    pub(crate) registry: Arc<dyn AccountRegistry>,
+    /// Where the sessions are.
+    pub(crate) router: Arc<Router>,
+    /// Offline messages.
+    pub(crate) offline: Arc<dyn OfflineStore>,
+    /// The store.
+    pub(crate) storage: Arc<dyn Storage>,
+    /// Holds the certificates, when there is TLS.
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// When the server was started.
+    pub(crate) started: Instant,
+}
+
+fn failed(error: impl std::fmt::Display) -> AdminError {
+    AdminError::new(ErrorKind::Failed, error.to_string())
+}
+
+fn not_found(account: &Jid) -> AdminError {
+    AdminError::new(
+        ErrorKind::NotFound,
+        format!("there is no account {account}; `waystation user list` shows all"),
+    )
+}
+
+impl From<AccountError> for AdminError {
+    fn from(error: AccountError) -> Self {
+        let kind = match &error {
+            AccountError::Exists => ErrorKind::Exists,
+            AccountError::Unknown => ErrorKind::NotFound,
+            AccountError::Password => ErrorKind::BadPassword,
+            AccountError::Name(_) | AccountError::MixedScripts => ErrorKind::BadRequest,
+            AccountError::Busy(_) => ErrorKind::Busy,
+            AccountError::Random(_) | AccountError::Storage(_) => ErrorKind::Failed,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<RegistryError> for AdminError {
+    fn from(error: RegistryError) -> Self {
+        let kind = match &error {
+            RegistryError::BadPassword => ErrorKind::BadPassword,
+            RegistryError::Storage(_) => ErrorKind::Failed,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// The localpart; the dispatcher lets no JID through that has none.
+fn local(account: &Jid) -> &str {
+    account.local().unwrap_or_default()
+}
+
+fn row(session: SessionInfo) -> SessionRow {
+    SessionRow {
+        jid: session.jid.to_string(),
+        address: session.peer.to_string(),
+        security: session.security.to_owned(),
+        // A clock before 1970 is no reason to fail.
+        since: session.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        priority: session.priority,
+    }
+}
+
+impl Backend {
+    async fn sessions(&self, account: Option<&Jid>) -> Vec<SessionRow> {
+        let mut rows: Vec<SessionRow> = self.router.sessions(account).await.into_iter().map(row).collect();
+        rows.sort_by(|a, b| a.jid.cmp(&b.jid));
+        rows
+    }
+}
+
+impl AdminBackend for Backend {
+    fn hosts(&self) -> Vec<String> {
+        self.hosts.clone()
+    }
+
+    fn add_users(&self, users: Vec<NewAccount>) -> BoxFuture<'_, Vec<Result<(), AdminError>>> {
+        let add = async |NewAccount { jid, password }: NewAccount| {
+            let created = self.accounts.create(jid.domain(), local(&jid), password.reveal()).await;
+            created.map(drop).map_err(AdminError::from)
+        };
+        Box::pin(stream::iter(users).map(add).buffered(PARALLEL).collect())
+    }
+
+    fn set_password(&self, account: Jid, password: Password) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(async move {
+            self.accounts.set_password(account.domain(), local(&account), password.reveal()).await.map_err(
+                |error| match error {
+                    AccountError::Unknown => not_found(&account),
+                    error => error.into(),
+                },
+            )?;
+            // Row A12: whoever logged in with the old password has to log in again.
+            let error =
+                StreamError::new(StreamCondition::NotAuthorized).with_text("the password was changed");
+            self.router.close_sessions(&account, CloseWhich::All, error);
+            Ok(())
+        })
+    }
+
+    fn remove_user(&self, account: Jid) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(async move {
+            if self.registry.remove(account.clone(), None).await? { Ok(()) } else { Err(not_found(&account)) }
+        })
+    }
+
+    fn list_users(
+        &self,
+        host: Jid,
+        after: Option<Jid>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Jid>, AdminError>> {
+        Box::pin(async move {
+            let mut jids: Vec<Jid> = Vec::new();
+            // The store's pages are smaller than an administrator's may be.
+            while jids.len() < limit {
+                let after = jids.last().or(after.as_ref()).and_then(Jid::local);
+                let page = self.accounts.list(host.as_str(), after, limit - jids.len()).await?;
+                if page.is_empty() {
+                    break;
+                }
+                for name in page {
+                    jids.push(Jid::new(Some(&name), host.as_str(), None).map_err(failed)?);
+                }
+            }
+            Ok(jids)
+        })
+    }
+
+    fn show_user(&self, account: Jid) -> BoxFuture<'_, Result<UserDetails, AdminError>> {
+        Box::pin(async move {
+            if !self.accounts.exists(account.domain(), local(&account)).await.map_err(failed)? {
+                return Err(not_found(&account));
+            }
+            Ok(UserDetails {
+                jid: account.to_string(),
+                admin: self.admins.contains(&account),
+                offline_messages: self.offline.count(account.clone()).await.map_err(failed)?,
+                sessions: self.sessions(Some(&account)).await,
+            })
+        })
+    }
+
+    fn list_sessions(&self, account: Option<Jid>) -> BoxFuture<'_, Result<Vec<SessionRow>, AdminError>> {
+        Box::pin(async move { Ok(self.sessions(account.as_ref()).await) })
+    }
+
+    fn kick(&self, target: Jid, error: StreamError) -> BoxFuture<'_, Result<usize, AdminError>> {
+        Box::pin(async move {
+            let account = target.to_bare();
+            let is_meant = |session: &SessionInfo| target.is_bare() || session.jid == target;
+            let count = self.router.sessions(Some(&account)).await.iter().filter(|s| is_meant(s)).count();
+            let which = match target.resource() {
+                Some(resource) => CloseWhich::Resource(resource.to_owned()),
+                None => CloseWhich::All,
+            };
+            self.router.close_sessions(&account, which, error);
+            Ok(count)
+        })
+    }
+
+    fn reload_certificates(&self) -> BoxFuture<'_, Result<Vec<String>, AdminError>> {
+        Box::pin(async move {
+            let Some(tls) = &self.tls else { return Ok(Vec::new()) };
+            let warnings = tls.reload().map_err(|error| {
+                failed(format!("{error}; the certificates that were in use remain in use"))
+            })?;
+            Ok(warnings.iter().map(ToString::to_string).collect())
+        })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status, AdminError>> {
+        Box::pin(async move {
+            let durability: Durability = self.storage.durability();
+            Ok(Status {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                uptime: self.started.elapsed().as_secs(),
+                hosts: self.hosts.clone(),
+                storage: self.storage.name().to_owned(),
+                durability: durability.as_name().to_owned(),
+                sessions: self.router.sessions(None).await.len(),
+            })
+        })
+    }
+}

@@ -1,0 +1,431 @@
+//! The server: its parts put together, listening, and stopped in order.
+//!
+//! What must hold: no logic of its own; everything that can fail because of the configuration
+//! fails before the first connection is accepted; on a stop nobody new is let in, sessions are
+//! told, and the store is closed last.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use waystation_auth::{
+    Accounts, AccountsConfig, Bucket, FailureLimits, FailureTracker, PasswordWorkers, SaslPolicy,
+};
+use waystation_c2s::{C2s, Limits};
+use waystation_config::Config;
+use waystation_core::disco::{Contacts, FeatureTable};
+use waystation_core::module::{Module, Registration};
+use waystation_core::{StreamCondition, StreamError, xml};
+use waystation_disco::Disco;
+use waystation_info::{Info, Software};
+use waystation_offline::Offline;
+use waystation_registration::InBandRegistration;
+use waystation_roster::{RosterConfig, RosterModule};
+use waystation_route::router::RouterParts;
+use waystation_route::{IqTable, Router, RouterConfig};
+use waystation_runtime::{Arbiters, Drain, DrainSignal};
+use waystation_storage::DataDir;
+use waystation_transport::{
+    AddressLimits, Admission, DevelopmentOrigin, HostCertificate, Listener, TlsAcceptor, TlsSettings,
+    ensure_development_certificate,
+};
+
+use crate::admin::{self, AdminSocket, Backend, Dispatcher, storage_options};
+use crate::registry::{Handle, Registry};
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, with what to do about it.
+pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+    let started = Instant::now();
+    refuse_unknown_listeners(config)?;
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let tls = tls(config, data_dir.path())?;
+    let arbiters = Arc::new(Arbiters::start(threads(config)));
+    let drain = Drain::default();
+    let storage = waystation_storage::open(&data_dir, &storage_options(config))?;
+    let workers = PasswordWorkers::default();
+    let accounts_config = AccountsConfig {
+        iterations: config.sasl.iterations,
+        refuse_mixed_scripts: config.registration.refuse_mixed_scripts,
+    };
+    let accounts = Accounts::open(storage.clone(), workers, accounts_config).await?;
+
+    let table = Arc::new(OnceLock::new());
+    let registration_server = Arc::new(OnceLock::new());
+    let limits = &config.limits;
+    let roster = RosterConfig {
+        max_items: limits.roster_items as usize,
+        max_roster_bytes: limits.roster_bytes.bytes(),
+        ..RosterConfig::default()
+    };
+    let offline_limits = waystation_offline::Limits {
+        messages: limits.offline_messages as usize,
+        bytes: limits.offline_bytes.0,
+    };
+    let registration = waystation_registration::Config {
+        enabled: config.registration.enabled,
+        interval: if limits.disabled { std::time::Duration::ZERO } else { config.registration.interval },
+        allow_mixed_scripts: !config.registration.refuse_mixed_scripts,
+        ..waystation_registration::Config::default()
+    };
+    let modules: Vec<Box<dyn Module>> = vec![
+        Box::new(RosterModule::new(storage.clone(), roster)),
+        Box::new(Offline::new(storage.clone(), offline_limits)),
+        Box::new(Disco::new(table.clone())),
+        Box::new(Info::new(software(config), storage.clone())),
+        Box::new(InBandRegistration::new(registration, registration_server.clone())),
+    ];
+    let mut registrations: Vec<Registration> = modules.iter().map(|m| m.registration()).collect();
+    let features =
+        FeatureTable::from_registrations(&registrations, "Waystation", &contacts(config), Vec::new());
+    let mut stream_features = features.stream_feature();
+    // Set once, here.
+    let _ = table.set(features);
+    let mut iqs = IqTable::new(limits.iq_timeout);
+    for registration in &mut registrations {
+        for iq in registration.iqs.drain(..) {
+            iqs.add(iq)?;
+        }
+        for feature in &registration.stream_features {
+            stream_features.push_str(feature);
+        }
+    }
+    let presence = registrations.iter().find_map(|r| r.presence.clone()).ok_or("no module keeps presence")?;
+    let offline =
+        registrations.iter().find_map(|r| r.offline.clone()).ok_or("no module keeps offline messages")?;
+    let removed = registrations.iter().filter_map(|r| r.on_account_removed.clone()).collect();
+    let registry = Arc::new(Registry::new(accounts.clone(), removed));
+    let hosts: Vec<String> = config.hosts.iter().map(|host| host.as_str().to_owned()).collect();
+    let router = Router::new(RouterParts {
+        hosts: hosts.clone(),
+        config: RouterConfig {
+            sessions_per_account: if limits.disabled {
+                usize::MAX
+            } else {
+                limits.sessions_per_account as usize
+            },
+            ..RouterConfig::default()
+        },
+        arbiters: arbiters.clone(),
+        iqs,
+        storage: storage.clone(),
+        presence,
+        offline: offline.clone(),
+        accounts: registry.clone(),
+        observers: registrations.iter().filter_map(|r| r.observer.clone()).collect(),
+    });
+    registry.connect(&router);
+    let server = waystation_registration::Server {
+        registry: registry.clone(),
+        handle: Arc::new(Handle::new(&router)),
+    };
+    if registration_server.set(server).is_err() {
+        return Err("the server was put together twice".into());
+    }
+    let failures = failure_limits(config);
+    let c2s = Arc::new(C2s {
+        hosts: hosts.clone(),
+        limits: c2s_limits(config, failures.clone()),
+        tls: Some(tls.clone()),
+        tls_required: config.tls.required,
+        tls_loopback_exempt: config.tls.loopback_exempt,
+        sasl: SaslPolicy {
+            mechanisms: config.sasl.mechanisms.iter().filter_map(|m| mechanism(*m)).collect(),
+            require_encryption: config.tls.required,
+        },
+        accounts: accounts.clone(),
+        failures: FailureTracker::new(&failures),
+        pre_auth: registrations.iter().find_map(|r| r.pre_auth.clone()),
+        stream_features,
+        router: router.clone(),
+        arbiters: arbiters.clone(),
+        drain: drain.signal(),
+    });
+    let backend = Backend {
+        hosts,
+        admins: config.admins.iter().map(|admin| waystation_core::Jid::clone(admin)).collect(),
+        accounts,
+        registry,
+        router: router.clone(),
+        offline,
+        storage: storage.clone(),
+        tls: Some(tls.clone()),
+        started,
+    };
+
+    // The drain waits for whoever holds a signal; what the server itself holds must not count.
+    let listening = listen(config, &c2s, &drain)?;
+    let socket = AdminSocket::bind(data_dir.path())?;
+    let mut stop = drain.signal();
+    let admin = actix_rt::spawn(admin::serve(socket, Dispatcher::new(Arc::new(backend)), async move {
+        stop.started().await;
+    }));
+    let mut signals = Signals::new()?;
+    for address in &listening {
+        tracing::info!(%address, "listening");
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), storage = storage.name(), "ready");
+    greet(config, &listening);
+
+    signals.until_stop(&tls).await;
+    tracing::info!("stopping: no new connections, sessions are told");
+    drop(c2s);
+    stop_sessions(&router, &drain, config).await;
+    // The socket's task ends with the drain; a failure of it was logged when it happened.
+    let _ = admin.await;
+    storage.close().await?;
+    arbiters.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn threads(config: &Config) -> usize {
+    match config.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n as usize,
+    }
+}
+
+/// Keys of listeners that this version does not have must not be ignored in silence.
+fn refuse_unknown_listeners(config: &Config) -> Result<(), Box<dyn Error>> {
+    for (key, addresses) in [
+        ("listen.s2s", &config.listen.s2s),
+        ("listen.s2s_tls", &config.listen.s2s_tls),
+        ("listen.http", &config.listen.http),
+        ("listen.https", &config.listen.https),
+    ] {
+        if !addresses.is_empty() {
+            return Err(format!(
+                "{key}: this version of Waystation has no such listener; remove the addresses"
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Certificates as configured; hosts without one get a development certificate.
+fn tls(config: &Config, data_dir: &Path) -> Result<TlsAcceptor, Box<dyn Error>> {
+    let mut hosts = Vec::new();
+    for host in &config.hosts {
+        let configured = config.tls.certificates.iter().find(|c| c.hosts.contains(host));
+        hosts.push(match configured {
+            Some(certificate) => HostCertificate {
+                host: host.as_str().to_owned(),
+                chain: certificate.chain.clone(),
+                key: certificate.key.clone(),
+            },
+            None => {
+                let made = ensure_development_certificate(&data_dir.join("certs"), host.as_str())?;
+                let what = match made.origin {
+                    DevelopmentOrigin::Reused => "using the development certificate",
+                    DevelopmentOrigin::Created => {
+                        "made a development certificate: clients must trust its fingerprint"
+                    }
+                    DevelopmentOrigin::Renewed => "renewed the development certificate, which had expired",
+                };
+                tracing::info!(host = host.as_str(), sha256 = %made.fingerprint, "{what}");
+                made.files
+            }
+        });
+    }
+    let default = config.hosts.first().map(|host| host.as_str().to_owned()).unwrap_or_default();
+    let mut settings = TlsSettings::new(hosts, default);
+    settings.concurrent_handshakes = config.tls.handshakes as usize;
+    settings.handshake_deadline = config.tls.handshake_timeout;
+    let (acceptor, warnings) = TlsAcceptor::new(settings)?;
+    for warning in warnings {
+        tracing::warn!(%warning, "certificate");
+    }
+    Ok(acceptor)
+}
+
+fn software(config: &Config) -> Option<Software> {
+    config.info.show_version.then(|| Software {
+        name: "Waystation".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        os: config.info.show_os.then(|| std::env::consts::OS.to_owned()),
+    })
+}
+
+fn contacts(config: &Config) -> Contacts {
+    let uris =
+        |list: &[waystation_config::ContactUri]| list.iter().map(|uri| uri.as_str().to_owned()).collect();
+    let contact = &config.contact;
+    Contacts {
+        abuse: uris(&contact.abuse),
+        admin: uris(&contact.admin),
+        feedback: uris(&contact.feedback),
+        sales: uris(&contact.sales),
+        security: uris(&contact.security),
+        status: uris(&contact.status),
+        support: uris(&contact.support),
+    }
+}
+
+fn mechanism(named: waystation_config::Mechanism) -> Option<waystation_auth::Mechanism> {
+    use waystation_config::Named;
+    named.as_name().parse().ok()
+}
+
+fn failure_limits(config: &Config) -> FailureLimits {
+    let limits = &config.limits;
+    if limits.disabled {
+        return FailureLimits::disabled();
+    }
+    let bucket =
+        |failures: u32| Bucket { burst: failures, refill: limits.login_failure_window / failures.max(1) };
+    FailureLimits {
+        per_connection: limits.login_failures_per_connection,
+        address: bucket(limits.login_failures_per_address),
+        account: bucket(limits.login_failures_per_account),
+        ..FailureLimits::default()
+    }
+}
+
+fn c2s_limits(config: &Config, failures: FailureLimits) -> Limits {
+    let limits = &config.limits;
+    let small = |size: waystation_config::Size| u32::try_from(size.0).unwrap_or(u32::MAX);
+    let common = xml::Limits {
+        max_stanza_bytes: limits.stanza_size.bytes(),
+        max_depth: limits.stanza_depth as usize,
+        max_elements: limits.stanza_elements as usize,
+        max_attributes: limits.stanza_attributes as usize,
+    };
+    Limits {
+        rate: if limits.disabled { 0 } else { small(limits.inbound_rate) },
+        burst: small(limits.inbound_burst),
+        pre_auth: xml::Limits {
+            max_stanza_bytes: limits.stanza_size_unauthenticated.bytes(),
+            max_elements: limits.stanza_elements_unauthenticated as usize,
+            ..xml::Limits::pre_auth()
+        },
+        authenticated: common,
+        unauthenticated: limits.unauthenticated_timeout,
+        idle_ping: limits.ping_interval,
+        ping_timeout: limits.ping_timeout,
+        outbound_bytes: limits.outbound_bytes.bytes(),
+        outbound_stanzas: limits.outbound_stanzas as usize,
+        failures,
+    }
+}
+
+/// Opens all listeners, then begins to accept.
+fn listen(
+    config: &Config,
+    c2s: &Arc<C2s>,
+    drain: &Drain,
+) -> Result<Vec<std::net::SocketAddr>, Box<dyn Error>> {
+    let limits = &config.limits;
+    let admission = Admission::new(if limits.disabled {
+        AddressLimits::unlimited()
+    } else {
+        AddressLimits {
+            connections: limits.connections_per_address,
+            rate: f64::from(limits.connection_rate),
+            burst: limits.connection_burst,
+            ..AddressLimits::default()
+        }
+    });
+    let wanted =
+        config.listen.c2s.iter().map(|a| (*a, false)).chain(config.listen.c2s_tls.iter().map(|a| (*a, true)));
+    let mut listeners = Vec::new();
+    for (address, direct_tls) in wanted {
+        listeners.push((Listener::bind(address, admission.clone())?, direct_tls));
+    }
+    if listeners.is_empty() {
+        return Err("listen.c2s and listen.c2s_tls are both empty: no client could connect".into());
+    }
+    let addresses = listeners.iter().map(|(listener, _)| listener.local_addr()).collect();
+    let next = Arc::new(AtomicUsize::new(0));
+    for (listener, direct_tls) in listeners {
+        let (c2s, next) = (c2s.clone(), next.clone());
+        let mut stop: DrainSignal = drain.signal();
+        actix_rt::spawn(async move {
+            let stopped = async move { stop.started().await };
+            let address = listener.local_addr();
+            let accepted = |connection| {
+                let shared = c2s.clone();
+                // In turn: an account's arbiter is known only once the client has logged in.
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                c2s.arbiters.run_on(place, move || waystation_c2s::accept(shared, connection, direct_tls));
+            };
+            if let Err(error) = listener.run(stopped, accepted).await {
+                tracing::error!(%address, %error, "the listener failed");
+            }
+        });
+    }
+    Ok(addresses)
+}
+
+/// How to begin, for a person who has just started the server on its defaults.
+fn greet(config: &Config, listening: &[std::net::SocketAddr]) {
+    use std::io::IsTerminal;
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
+    let (Some(host), Some(address)) = (config.hosts.first(), listening.first()) else { return };
+    let (host, data_dir) = (host.as_str(), config.data_dir.display());
+    // Nobody may be reading.
+    let _ = std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!(
+            "\nWaystation serves {host} on {address}. In another terminal, make an account:\n\
+             \n    waystation user add alice@{host} --data-dir {data_dir}\n\
+             \nand log in as alice@{host} with any XMPP client. Ctrl-C stops the server.\n\n"
+        ),
+    );
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Resolves when the server is to stop; meanwhile SIGHUP reads certificates anew.
+    async fn until_stop(&mut self, tls: &TlsAcceptor) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => match tls.reload() {
+                    Ok(warnings) => {
+                        tracing::info!("certificates read anew");
+                        for warning in warnings {
+                            tracing::warn!(%warning, "certificate");
+                        }
+                    }
+                    Err(error) => tracing::error!(%error, "the old certificates remain in use"),
+                },
+            }
+        }
+    }
+}
+
+/// Closes all sessions and waits for them, and for routes that still store something.
+async fn stop_sessions(router: &Arc<Router>, drain: &Drain, config: &Config) {
+    let error = StreamError::new(StreamCondition::SystemShutdown);
+    let limit = config.shutdown.drain;
+    let deadline = Instant::now() + limit;
+    router.close_all(&error);
+    let left = drain.drain(limit).await;
+    if left > 0 {
+        tracing::warn!(connections = left, "connections did not end in time");
+    }
+    router.settle(deadline.saturating_duration_since(Instant::now())).await;
+}
