@@ -151,17 +151,12 @@ fn a_development_certificate_is_made_once_and_works() {
     let acceptor = TlsAcceptor::new(TlsSettings::new(vec![made.files], "localhost")).unwrap().0;
     for name in ["localhost", "127.0.0.1", "::1"] {
         run(async {
-            let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
-                rustls::crypto::ring::default_provider(),
-            ))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots.clone())
-            .with_no_client_auth();
             let (server, client) = socket_pair().await;
             let mut server = connection(server);
-            let (accepted, connected) =
-                tokio::join!(server.handshake(&acceptor, None, b""), tls_client(client, config, name));
+            let (accepted, connected) = tokio::join!(
+                server.handshake(&acceptor, None, b""),
+                tls_client(client, trusting(&roots), name)
+            );
             accepted.unwrap();
             connected.unwrap();
         });
@@ -229,4 +224,48 @@ fn a_folder_that_cannot_be_made_is_reported() {
     std::fs::write(&blocked, "").unwrap();
     let error = ensure_development_certificate(&blocked.join("certs"), "localhost").unwrap_err();
     assert!(matches!(error, CertificateError::Write { .. }), "{error}");
+}
+
+#[test]
+fn the_development_ca_makes_certificates_that_clients_check() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../certs/development-ca.sh");
+    let folder = tempfile::tempdir().unwrap();
+    let make = |hosts: &[&str]| {
+        let mut command = std::process::Command::new(&script);
+        let output = command.arg(folder.path()).args(hosts).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let long = format!("{}.example", "a".repeat(63));
+    assert_eq!(make(&["localhost", "example.org", &long]), (true, String::new()));
+    let authority = std::fs::read(folder.path().join("ca.pem")).unwrap();
+    assert_eq!(make(&["example.org"]), (true, String::new()), "a second run");
+    assert_eq!(std::fs::read(folder.path().join("ca.pem")).unwrap(), authority, "the authority is kept");
+    for bad in ["../x", "", "-h", "a b", "ü.example"] {
+        let (success, said) = make(&[bad]);
+        assert!(!success && said.contains("is not a host name"), "{bad}: {said}");
+    }
+
+    let hosts: Vec<_> = ["localhost", "example.org", &long]
+        .map(|host| HostCertificate {
+            host: host.to_owned(),
+            chain: folder.path().join(format!("{host}.pem")),
+            key: folder.path().join(format!("{host}.key")),
+        })
+        .to_vec();
+    let (acceptor, warnings) = TlsAcceptor::new(TlsSettings::new(hosts, "localhost")).unwrap();
+    assert_eq!(warnings, []);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(&authority).unwrap()).unwrap();
+    for name in ["localhost", "example.org", "127.0.0.1", &long] {
+        run(async {
+            let (server, client) = socket_pair().await;
+            let mut server = connection(server);
+            let (accepted, connected) = tokio::join!(
+                server.handshake(&acceptor, None, b""),
+                tls_client(client, trusting(&roots), name)
+            );
+            accepted.unwrap();
+            connected.unwrap();
+        });
+    }
 }

@@ -154,6 +154,15 @@ pub(crate) fn client_config(versions: &[&'static SupportedProtocolVersion]) -> C
         .with_no_client_auth()
 }
 
+/// Client settings that check certificates against `roots`.
+pub(crate) fn trusting(roots: &rustls::RootCertStore) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots.clone())
+        .with_no_client_auth()
+}
+
 pub(crate) fn any_version() -> ClientConfig {
     client_config(&[&rustls::version::TLS13, &rustls::version::TLS12])
 }
