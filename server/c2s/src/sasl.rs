@@ -208,7 +208,7 @@ impl Exchanges {
 /// `data` as base64, `=` when it is empty (RFC 6120 6.4.2).
 fn wrapped(name: &str, data: Option<&[u8]>) -> Vec<u8> {
     let text = match data {
-        None => String::new(),
+        None => return format!("<{name} xmlns='{NS_SASL}'/>").into_bytes(),
         Some([]) if name == "challenge" => String::new(),
         Some([]) => "=".to_owned(),
         Some(data) => encode_base64(data),

@@ -36,6 +36,12 @@ where
 {
     let filter = Targets::new()
         .with_default(level(log.level))
+        // The store's engine tells of each of its files at level info; an entry for it in
+        // `log.modules` prevails.
+        .with_targets([
+            ("fjall", level(log.level).min(LevelFilter::WARN)),
+            ("lsm_tree", level(log.level).min(LevelFilter::WARN)),
+        ])
         .with_targets(log.modules.0.iter().map(|(name, module)| (name.clone(), level(*module))));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
