@@ -1,0 +1,70 @@
+//! Starts a server for tests that are not written in Rust, and keeps it until standard input ends.
+//!
+//! One line of JSON on standard output says where it listens and which accounts
+//! it has. At the end the same is asserted as after a Rust test: a leak, a panic
+//! or an unclean exit is a failure of this program.
+
+use std::io::{Read, Write};
+
+use clap::Parser;
+use serde_json::json;
+use waystation_harness::process::raise_file_limit;
+use waystation_harness::sasl::Hash;
+use waystation_harness::{Config, Kind, Server};
+
+#[derive(Debug, Parser)]
+#[command(about = "Starts a server for tests and keeps it until standard input ends")]
+struct Options {
+    /// waystation, prosody or ejabberd; by default as WAYSTATION_TEST_SERVER says, or waystation.
+    #[arg(long, value_parser = parse_kind)]
+    server: Option<Kind>,
+    /// Localparts of the accounts to make on `localhost`.
+    #[arg(long, value_delimiter = ',')]
+    users: Vec<String>,
+    /// Refuse logins without TLS.
+    #[arg(long)]
+    tls_required: bool,
+    /// Store accounts of Prosody and ejabberd for SCRAM-SHA-256 instead of SCRAM-SHA-1.
+    #[arg(long)]
+    sha256: bool,
+    /// Further keys for Waystation: KEY=TOML.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+fn parse_kind(name: &str) -> Result<Kind, String> {
+    Kind::from_name(name).ok_or_else(|| format!("no such server: {name}"))
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options::parse();
+    raise_file_limit()?;
+    let mut config = Config::default().with_users(options.users.iter().map(String::as_str));
+    config.kind = options.server.unwrap_or(config.kind);
+    config.tls_required = options.tls_required;
+    if options.sha256 {
+        config.hash = Hash::Sha256;
+    }
+    for setting in &options.settings {
+        let (key, value) = setting.split_once('=').ok_or_else(|| format!("--set {setting}: no '='"))?;
+        config = config.with(key, value);
+    }
+    let server = Server::start(config)?;
+    let at = server.endpoint();
+    let accounts: serde_json::Map<String, serde_json::Value> = server
+        .config()
+        .accounts
+        .iter()
+        .map(|account| (account.user.clone(), json!({ "jid": account.jid(), "password": account.password })))
+        .collect();
+    let line = json!({
+        "server": server.config().kind.name(), "pid": server.pid(), "host": at.host,
+        "c2s": at.c2s.to_string(), "c2s_tls": at.c2s_tls.to_string(), "accounts": accounts,
+    });
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    server.finish();
+    Ok(())
+}
