@@ -357,3 +357,32 @@ fn a_turn_at_handshaking_is_not_taken_by_silence_nor_held_by_slowness() {
         }
     });
 }
+
+#[test]
+fn a_thousand_handshakes_at_once_all_complete() {
+    // Both ends of a thousand connections are more than the usual soft limit.
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(8192)), hard).unwrap();
+    let certificates = Certificates::new(&["localhost"]);
+    let mut settings = certificates.settings();
+    settings.concurrent_handshakes = 8;
+    let acceptor = waystation_transport::TlsAcceptor::new(settings).unwrap().0;
+    run(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            let acceptor = acceptor.clone();
+            let (server, client) = socket_pair().await;
+            tasks.spawn_local(async move {
+                let mut server = connection(server);
+                let client = tls_client(client, client_config(&[&TLS13]), "localhost");
+                let (accepted, connected) = tokio::join!(server.handshake(&acceptor, None, b""), client);
+                accepted.unwrap();
+                connected.unwrap();
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    });
+}
