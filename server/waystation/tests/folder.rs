@@ -157,3 +157,12 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty(), "{:?}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn m16_what_was_asked_for_is_quoted_without_its_control_characters() {
+    let place = Place::new();
+    let error = add(&place, "a\u{1b}[2J\n@localhost", "x").fails(1);
+    assert!(!error.trim_end().contains(char::is_control), "{error:?}");
+    assert!(error.contains("a\\u{1b}[2J\\n@localhost"), "{error:?}");
+    place.run(&["user", "list"]).ok();
+}

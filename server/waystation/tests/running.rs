@@ -25,10 +25,11 @@ impl Served {
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
             let mut answers = answers.into_iter();
             let mut requests = Vec::new();
-            while let Some(Ok(line)) = lines.next() {
+            while answers.len() > 0
+                && let Some(Ok(line)) = lines.next()
+            {
                 requests.push(serde_json::from_str(&line).unwrap());
-                let Some(answer) = answers.next() else { break };
-                (&stream).write_all(answer.as_bytes()).unwrap();
+                (&stream).write_all(answers.next().unwrap().as_bytes()).unwrap();
             }
             requests
         });

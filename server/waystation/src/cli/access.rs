@@ -7,7 +7,8 @@ use waystation_config::{Config, Engine};
 use waystation_storage::{DataDir, OpenError};
 
 use super::CliError;
-use crate::admin::{Client, ClientError, Dispatcher, Folder, Request, Response};
+use super::output::Visible;
+use crate::admin::{AdminError, Client, ClientError, Dispatcher, Folder, Request, Response};
 
 /// A server, running or not.
 pub(super) struct Access {
@@ -36,12 +37,12 @@ impl Access {
         };
         match self.reached.insert(reached) {
             Reached::Server(client) => client.ask(&request).map_err(|error| match error {
-                ClientError::Refused(error) => CliError::Failed(error.message),
+                ClientError::Refused(error) => refused(&error),
                 error => CliError::Unreachable(error.to_string()),
             }),
             Reached::Folder(folder, system) => {
                 let dispatcher = Dispatcher::new(folder.backend.clone());
-                system.block_on(dispatcher.answer(request)).map_err(|error| CliError::Failed(error.message))
+                system.block_on(dispatcher.answer(request)).map_err(|error| refused(&error))
             }
         }
     }
@@ -137,6 +138,11 @@ impl Access {
             ))),
         }
     }
+}
+
+/// A refusal may quote what was asked for.
+fn refused(error: &AdminError) -> CliError {
+    CliError::Failed(Visible(&error.message).to_string())
 }
 
 /// True for what only means something to a running server.

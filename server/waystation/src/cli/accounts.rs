@@ -43,7 +43,9 @@ fn add(jid: String, from_stdin: bool, access: &mut Access) -> Result<(), CliErro
     match access.ask(Request::AddUsers { users })? {
         Response::Added { errors } => match errors.into_iter().next() {
             Some(None) => Ok(output::line(format_args!("added {}", Visible(&jid)))?),
-            Some(Some(error)) => Err(CliError::Failed(format!("{}: {}", Visible(&jid), error.message))),
+            Some(Some(error)) => {
+                Err(CliError::Failed(format!("{}: {}", Visible(&jid), Visible(&error.message))))
+            }
             None => Err(unexpected()),
         },
         _ => Err(unexpected()),
@@ -180,11 +182,13 @@ impl Bulk {
                     return Err(CliError::Failed(format!(
                         "line {number}: {}: {}; {} accounts were added",
                         Visible(&jid),
-                        error.message,
+                        Visible(&error.message),
                         self.added
                     )));
                 }
-                Some(error) => self.complain(number, &format!("{}: {}", Visible(&jid), error.message)),
+                Some(error) => {
+                    self.complain(number, &format!("{}: {}", Visible(&jid), Visible(&error.message)))
+                }
             }
         }
         Ok(())
