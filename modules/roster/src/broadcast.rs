@@ -67,9 +67,13 @@ impl Account {
                 effects.to_session(id, presence.readdressed(Some(other.jid.clone()), to));
             }
         }
+        let full = sessions.get(id).map_or(self.jid(), |session| &session.jid);
         for (jid, contact) in self.roster.contacts() {
             if contact.state.is_to() {
-                effects.route(Self::presence(self.jid(), jid, PresenceType::Probe, None));
+                // To another domain a probe comes from the bare JID (4.3.1). Within one domain no
+                // probe is seen by anyone, and its answer need not go to resources that have it.
+                let from = if jid.domain() == full.domain() { full } else { self.jid() };
+                effects.route(Self::presence(from, jid, PresenceType::Probe, None));
             } else if contact.state.is_pending_out() && first {
                 let raw_id = self.ids.stanza_id();
                 effects.route(Self::presence(self.jid(), jid, PresenceType::Subscribe, Some(&raw_id)));

@@ -12,7 +12,9 @@ use tokio::time::timeout;
 use waystation_auth::{ConnectionFailures, Offer, SaslError};
 use waystation_core::stanza::escaped;
 use waystation_core::xml::Element;
-use waystation_core::{Condition, IqType, Jid, Stanza, StanzaError, StanzaType, StreamCondition, StreamError};
+use waystation_core::{
+    Condition, IqType, Jid, Stanza, StanzaError, StanzaType, StreamCondition, StreamError,
+};
 use waystation_route::{BindError, BindRequest, Binding};
 use waystation_runtime::{DrainSignal, outlet};
 use waystation_transport::{Connection, DetachedConnection};
@@ -262,8 +264,7 @@ async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<BoundS
     for _ in 0..MAX_BINDS {
         let iq = stream.element().await?;
         let request = iq.child("bind", NS_BIND);
-        let (true, Some("set"), Some(request)) =
-            (iq.is("iq", "jabber:client"), iq.attr("type"), request)
+        let (true, Some("set"), Some(request)) = (iq.is("iq", "jabber:client"), iq.attr("type"), request)
         else {
             // RFC 6120 7.1: nothing else before a resource is bound.
             return Err(StreamCondition::NotAuthorized.into());

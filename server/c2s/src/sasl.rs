@@ -198,7 +198,8 @@ impl Exchanges {
         xml.extend_from_slice(b"</failure>");
         stream.send(&xml).await?;
         if failure.condition.counts() && self.failures.failed() {
-            let error = StreamError::new(StreamCondition::PolicyViolation).with_text("too many failed authentications");
+            let error = StreamError::new(StreamCondition::PolicyViolation)
+                .with_text("too many failed authentications");
             return Err(error.into());
         }
         Ok(())

@@ -110,7 +110,9 @@ impl Stream {
             match outcome {
                 ReadOutcome::Data { .. } => {}
                 ReadOutcome::Closed => return Err(Failure::Closed),
-                ReadOutcome::Truncated => return Err(Failure::Lost("the connection ended without a TLS close".into())),
+                ReadOutcome::Truncated => {
+                    return Err(Failure::Lost("the connection ended without a TLS close".into()));
+                }
             }
         }
     }
@@ -125,7 +127,11 @@ impl Stream {
 
     /// Reads the client's stream header and answers it (RFC 6120 4.7). `authenticated` is the
     /// account of a stream that is restarted after authentication: its host stays (X14).
-    pub(crate) async fn open(&mut self, shared: &C2s, authenticated: Option<&Jid>) -> Result<StreamOpen, Failure> {
+    pub(crate) async fn open(
+        &mut self,
+        shared: &C2s,
+        authenticated: Option<&Jid>,
+    ) -> Result<StreamOpen, Failure> {
         self.header_sent = false;
         let open = match self.next().await? {
             Input::Open(open) => open,
@@ -209,13 +215,17 @@ fn check(open: &StreamOpen, shared: &C2s, authenticated: Option<&Jid>) -> Result
         return Err(StreamCondition::InvalidNamespace.into());
     }
     let Some(to) = open.to.as_deref().filter(|to| !to.is_empty()) else {
-        return Err(StreamError::new(StreamCondition::ImproperAddressing).with_text("the stream header has no 'to'"));
+        return Err(
+            StreamError::new(StreamCondition::ImproperAddressing).with_text("the stream header has no 'to'")
+        );
     };
     let Ok(to) = Jid::parse(to) else {
         return Err(StreamError::new(StreamCondition::HostUnknown).with_text("the 'to' is no domain"));
     };
     if to.local().is_some() || !to.is_bare() {
-        return Err(StreamError::new(StreamCondition::ImproperAddressing).with_text("the 'to' must be a domain"));
+        return Err(
+            StreamError::new(StreamCondition::ImproperAddressing).with_text("the 'to' must be a domain")
+        );
     }
     if !shared.serves(to.domain()) {
         return Err(StreamCondition::HostUnknown.into());

@@ -152,9 +152,7 @@ impl Drop for Running {
 async fn run(handler: Arc<dyn IqHandler>, request: IqRequest, iq: &Stanza, timeout: Duration) -> Stanza {
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.handle(request)));
     let outcome = match outcome {
-        Ok(future) => {
-            tokio::time::timeout(timeout, AssertUnwindSafe(future).catch_unwind()).await
-        }
+        Ok(future) => tokio::time::timeout(timeout, AssertUnwindSafe(future).catch_unwind()).await,
         Err(panic) => Ok(Err(panic)),
     };
     let error = match outcome {
@@ -163,7 +161,11 @@ async fn run(handler: Arc<dyn IqHandler>, request: IqRequest, iq: &Stanza, timeo
         Ok(Err(_panic)) => {
             // The panic hook has logged where.
             let (name, namespace) = iq.child().unwrap_or(("", ""));
-            tracing::error!(name, namespace, "an iq handler panicked; the request was answered with an error");
+            tracing::error!(
+                name,
+                namespace,
+                "an iq handler panicked; the request was answered with an error"
+            );
             Condition::InternalServerError.into()
         }
         Err(_elapsed) => Condition::RemoteServerTimeout.into(),

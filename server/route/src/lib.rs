@@ -14,5 +14,8 @@ pub mod router;
 
 pub use directory::Directory;
 pub use iq::IqTable;
-pub use mail::{AccountMail, BindError, BindRequest, Binding, CloseWhich, OrderToken, SessionInfo, SessionMail, SessionOutlet};
+pub use mail::{
+    AccountMail, BindError, BindRequest, Binding, CloseWhich, OrderToken, SessionInfo, SessionMail,
+    SessionOutlet,
+};
 pub use router::{Origin, Routed, Router, RouterConfig};

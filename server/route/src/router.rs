@@ -174,7 +174,9 @@ impl Router {
         if let Routed::Busy(stanza) = self.route(stanza, Origin::Server) {
             let ephemeral = matches!(
                 stanza.stanza_type(),
-                StanzaType::Presence(PresenceType::Available | PresenceType::Unavailable | PresenceType::Probe)
+                StanzaType::Presence(
+                    PresenceType::Available | PresenceType::Unavailable | PresenceType::Probe
+                )
             );
             if ephemeral {
                 return;
@@ -306,8 +308,13 @@ impl Router {
                         Origin::Session(id) => Some(id),
                         Origin::Server => None,
                     };
-                    let asked =
-                        Asked { scope: Scope::Host, target, relation: Relation::Stranger, session, available: false };
+                    let asked = Asked {
+                        scope: Scope::Host,
+                        target,
+                        relation: Relation::Stranger,
+                        session,
+                        available: false,
+                    };
                     let router = self.clone();
                     self.iqs.answer(stanza, asked, move |reply| router.route_own(reply));
                 }

@@ -19,7 +19,8 @@ use waystation_core::{
 };
 use waystation_route::router::RouterParts;
 use waystation_route::{
-    AccountMail, BindError, BindRequest, IqTable, OrderToken, Origin, Routed, Router, RouterConfig, SessionMail,
+    AccountMail, BindError, BindRequest, IqTable, OrderToken, Origin, Routed, Router, RouterConfig,
+    SessionMail,
 };
 use waystation_runtime::{Arbiters, Inlet, outlet};
 
@@ -52,7 +53,8 @@ impl AccountPresence for Account {
             StanzaType::Presence(PresenceType::Unavailable) => session.presence = None,
             _ => {
                 let echo = waystation_core::account::Effect::ToSession(id, presence.clone());
-                let batch = Batch::new().put(Space("test"), Bytes::from_static(b"k"), Bytes::from_static(b"v"));
+                let batch =
+                    Batch::new().put(Space("test"), Bytes::from_static(b"k"), Bytes::from_static(b"v"));
                 effects.persist(Persist { batch, then: vec![echo], request: Some(presence) });
             }
         }
@@ -85,7 +87,12 @@ impl OfflineStore for Spool {
         self.messages.lock().unwrap().push_back(OfflineMessage { key, stanza });
         Box::pin(async { Ok(()) })
     }
-    fn load(&self, _: Jid, _: Option<Bytes>, max: usize) -> BoxFuture<'static, Result<Vec<OfflineMessage>, StorageError>> {
+    fn load(
+        &self,
+        _: Jid,
+        _: Option<Bytes>,
+        max: usize,
+    ) -> BoxFuture<'static, Result<Vec<OfflineMessage>, StorageError>> {
         let page = self.messages.lock().unwrap().iter().take(max).cloned().collect();
         Box::pin(async { Ok(page) })
     }
@@ -230,12 +237,19 @@ async fn bind(world: &World, account: &str, resource: &str, items: usize) -> Res
         security: "none",
     };
     let (id, jid, inlet) = world.router.bind(request).await?.start();
-    Ok(Client { router: world.router.clone(), bound: Bound { id, jid }, inlet, done: Arc::default(), waiting: VecDeque::new() })
+    Ok(Client {
+        router: world.router.clone(),
+        bound: Bound { id, jid },
+        inlet,
+        done: Arc::default(),
+        waiting: VecDeque::new(),
+    })
 }
 
 impl Client {
     fn presence(&self, kind: PresenceType) -> u64 {
-        let stanza = Stanza::build(StanzaType::Presence(kind), Some(self.bound.jid.clone()), None, Some("p"), "");
+        let stanza =
+            Stanza::build(StanzaType::Presence(kind), Some(self.bound.jid.clone()), None, Some("p"), "");
         self.outbound(stanza)
     }
 
@@ -365,7 +379,8 @@ async fn m13_a_newer_bind_takes_the_resource_and_a_stale_unbind_changes_nothing(
     send(&world, "x@h/r", "a@h/r", "hello");
     assert_eq!(new.next().await, "hello");
     assert_eq!(world.router.sessions(Some(&account)).await.len(), 1);
-    let _others = (bind(&world, "a@h", "s", 100).await.unwrap(), bind(&world, "a@h", "t", 100).await.unwrap());
+    let _others =
+        (bind(&world, "a@h", "s", 100).await.unwrap(), bind(&world, "a@h", "t", 100).await.unwrap());
     assert_eq!(bind(&world, "a@h", "u", 100).await.err(), Some(BindError::TooMany));
     // A conflict takes no new place; the route waits for what the older session still holds.
     let (newest, _) = tokio::join!(bind(&world, "a@h", "r", 100), async {

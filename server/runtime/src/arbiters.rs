@@ -60,7 +60,8 @@ impl Arbiters {
 
     /// Stops and joins the arbiters that [`Arbiters::start`] started.
     pub fn stop(&self) {
-        let owned = std::mem::take(&mut *self.owned.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let owned =
+            std::mem::take(&mut *self.owned.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for arbiter in &owned {
             arbiter.stop();
         }
@@ -80,7 +81,8 @@ mod tests {
         let arbiters = Arbiters::start(3);
         assert_eq!(arbiters.count(), 3);
         assert_eq!(arbiters.place("a@b"), arbiters.place("a@b"));
-        let used: std::collections::HashSet<_> = (0..100).map(|i| arbiters.place(&format!("u{i}@b"))).collect();
+        let used: std::collections::HashSet<_> =
+            (0..100).map(|i| arbiters.place(&format!("u{i}@b"))).collect();
         assert_eq!(used.len(), 3);
         let (tx, rx) = tokio::sync::oneshot::channel();
         assert!(arbiters.run_on(2, move || drop(tx.send(std::thread::current().id()))));

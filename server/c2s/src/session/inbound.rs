@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use waystation_core::read::{ReadError, Stamp};
 use waystation_core::xml::{Event, Frame, Framer, Ns};
-use waystation_core::{Condition, IqType, Jid, Kind, Stanza, StanzaError, StanzaType, StreamCondition, StreamError};
+use waystation_core::{
+    Condition, IqType, Jid, Kind, Stanza, StanzaError, StanzaType, StreamCondition, StreamError,
+};
 use waystation_route::{AccountMail, OrderToken, Origin, Routed};
 
 use super::keepalive::PING_ID;
@@ -117,8 +119,9 @@ impl Link {
     }
 
     fn iq(&mut self, stanza: Stanza) {
-        let to_server =
-            stanza.to().is_none_or(|to| to == &self.bare || (to.local().is_none() && to.domain() == self.jid.domain()));
+        let to_server = stanza
+            .to()
+            .is_none_or(|to| to == &self.bare || (to.local().is_none() && to.domain() == self.jid.domain()));
         if to_server {
             match stanza.stanza_type() {
                 StanzaType::Iq(IqType::Result | IqType::Error)
@@ -132,7 +135,8 @@ impl Link {
                     Some(("session", NS_SESSION)) => return self.replies.push(stanza.result(None)),
                     // RFC 6120 7.1: one resource a stream.
                     Some(("bind", NS_BIND)) => {
-                        let error = StanzaError::new(Condition::NotAllowed).with_text("a resource is bound already");
+                        let error =
+                            StanzaError::new(Condition::NotAllowed).with_text("a resource is bound already");
                         self.replies.extend(stanza.error_reply(&error));
                         return;
                     }
@@ -160,7 +164,9 @@ impl Link {
 
     fn outbound(&mut self, stanza: Stanza) {
         let mail = AccountMail::Outbound(self.id, stanza, self.order.token());
-        if let Err(AccountMail::Outbound(_, stanza, token)) = self.shared.router.to_account(self.bare.clone(), mail) {
+        if let Err(AccountMail::Outbound(_, stanza, token)) =
+            self.shared.router.to_account(self.bare.clone(), mail)
+        {
             drop(token);
             self.parked = Some(Parked::Outbound(stanza));
         }

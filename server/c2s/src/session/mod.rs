@@ -254,7 +254,13 @@ impl Link {
     }
 
     /// Reads and handles input, unless something stands against it.
-    fn read(&mut self, conn: &mut Connection, framer: &mut Framer, backlog: &mut Vec<u8>, cx: &mut Context<'_>) {
+    fn read(
+        &mut self,
+        conn: &mut Connection,
+        framer: &mut Framer,
+        backlog: &mut Vec<u8>,
+        cx: &mut Context<'_>,
+    ) {
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
                 return;
@@ -302,7 +308,9 @@ impl Link {
                 }
             }
             Poll::Ready(Ok(ReadOutcome::Closed)) => {
-                self.finish_with(End::Lost("the client closed the connection without ending its stream".into()));
+                self.finish_with(End::Lost(
+                    "the client closed the connection without ending its stream".into(),
+                ));
             }
             Poll::Ready(Ok(ReadOutcome::Truncated)) => {
                 self.finish_with(End::Lost("the connection ended without a TLS close".into()));

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use waystation_core::account::{Effects, LiveSession, Relation};
 use waystation_core::module::Scope;
 use waystation_core::{
-    Condition, IqType, Kind, MessageType, PresenceType, SessionId, Stanza, StanzaType, StreamCondition, StreamError,
+    Condition, IqType, Kind, MessageType, PresenceType, SessionId, Stanza, StanzaType, StreamCondition,
+    StreamError,
 };
 use waystation_runtime::Offer;
 
@@ -65,7 +66,8 @@ impl AccountRoute {
                 self.enqueue(effects);
                 let which = except.map_or(CloseWhich::All, CloseWhich::AllBut);
                 for id in self.which(&which) {
-                    let error = StreamError::new(StreamCondition::NotAuthorized).with_text("the account was removed");
+                    let error =
+                        StreamError::new(StreamCondition::NotAuthorized).with_text("the account was removed");
                     self.close_session(id, error);
                 }
                 self.enqueue_removed(reply);
@@ -201,6 +203,11 @@ impl AccountRoute {
                 let mut effects = Effects::default();
                 if let State::Live(presence) = &mut self.state {
                     presence.inbound(&mut self.sessions, stanza, &mut effects);
+                } else if stanza.stanza_type() == StanzaType::Presence(PresenceType::Probe)
+                    && let Some(refusal) = waystation_core::account::refuse_probe(&stanza)
+                {
+                    // What an account answers to a stranger (8.5.1, SECURITY M4).
+                    effects.route(refusal);
                 }
                 self.enqueue(effects);
             }

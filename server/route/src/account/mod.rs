@@ -180,9 +180,10 @@ impl AccountRoute {
         match self.state {
             State::Loading(_) => None,
             _ if self.leaving.is_empty() => (!self.held.is_empty()).then_some(0),
-            _ => self.held.iter().position(
-                |mail| matches!(mail, AccountMail::Unbind(id, _) if self.leaving.contains(id)),
-            ),
+            _ => self
+                .held
+                .iter()
+                .position(|mail| matches!(mail, AccountMail::Unbind(id, _) if self.leaving.contains(id))),
         }
     }
 
@@ -218,7 +219,8 @@ impl AccountRoute {
                 }
             }
         };
-        let left = if self.server_stops() { Duration::ZERO } else { config.linger.saturating_sub(since.elapsed()) };
+        let left =
+            if self.server_stops() { Duration::ZERO } else { config.linger.saturating_sub(since.elapsed()) };
         if left.is_zero() && self.inlet.close_if_idle() {
             return Poll::Ready(());
         }

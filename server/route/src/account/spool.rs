@@ -75,9 +75,8 @@ impl AccountRoute {
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         while let Some(drain) = &mut self.drain {
-            let able = |id: SessionId| {
-                self.sessions.get(id).is_some_and(|s| s.is_available() && s.priority >= 0)
-            };
+            let able =
+                |id: SessionId| self.sessions.get(id).is_some_and(|s| s.is_available() && s.priority >= 0);
             if !able(drain.session) {
                 // Another session goes on where this one ended, if there is one.
                 match self.sessions.available().find(|s| s.priority >= 0) {

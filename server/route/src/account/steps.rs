@@ -55,7 +55,8 @@ impl AccountRoute {
                 QueuedStep::Step(Step::Now(effect)) => self.apply(effect),
                 QueuedStep::Step(Step::Persist(persist)) => {
                     let commit = self.router.storage.commit(persist.batch);
-                    self.persisting = Some(Persisting { commit, then: persist.then, request: persist.request });
+                    self.persisting =
+                        Some(Persisting { commit, then: persist.then, request: persist.request });
                 }
                 QueuedStep::Token(token) => drop(token),
                 QueuedStep::Removed(reply) => {

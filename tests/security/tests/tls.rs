@@ -1,0 +1,145 @@
+//! SECURITY.md section 2 on streams; the transport's own tests show the rest of its rows.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use waystation_harness::{Client, Config, Login, RawClient, Security, tls};
+use waystation_security::{HEADER, World, auth, sasl};
+
+fn required() -> World {
+    let config = Config { tls_required: true, ..Config::default() };
+    // The witness logs in without TLS, so loopback is exempt for it by its own server's rule.
+    World::with(config.with("tls.loopback_exempt", "true"))
+}
+
+#[tokio::test]
+async fn t1_what_comes_behind_starttls_is_not_xml() {
+    let world = World::new();
+    let mut juliet = world.login("juliet", "r").await;
+    for injected in [
+        "<message to='juliet@localhost/r'><body>inj</body></message>".to_owned(),
+        auth("PLAIN", "\0romeo\0secret"),
+    ] {
+        for split in [false, true] {
+            let mut raw = world.open().await;
+            let starttls = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+            if split {
+                raw.send(starttls).await.unwrap();
+                raw.send(&injected).await.unwrap();
+            } else {
+                raw.send(format!("{starttls}{injected}")).await.unwrap();
+            }
+            raw.read_until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await.unwrap();
+            assert!(
+                raw.handshake(tls::client_config(&[]), "localhost").await.is_err(),
+                "TLS began over plain text"
+            );
+        }
+    }
+    assert!(juliet.drain().await.unwrap().is_empty(), "an injected stanza was delivered");
+    drop(juliet);
+    world.end();
+}
+
+#[tokio::test]
+async fn t3_a8_nothing_before_tls_where_it_is_required() {
+    let config = Config { tls_required: true, ..Config::default() }.with_users(["romeo"]);
+    let server = waystation_harness::Server::start(config).unwrap();
+    let mut raw = RawClient::connect(server.endpoint().c2s).await.unwrap();
+    let opened = raw.open("localhost").await.unwrap();
+    let features: Vec<_> = opened.features.children().map(|c| c.local().to_owned()).collect();
+    assert_eq!(features, ["starttls"]);
+    assert!(opened.features.child("starttls").unwrap().child("required").is_some());
+    for mechanism in ["PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
+        assert_eq!(sasl(&mut raw, &auth(mechanism, "x")).await, "encryption-required");
+    }
+    raw.send("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>").await.unwrap();
+    raw.expect_stream_error("not-authorized").await.unwrap();
+    // With TLS the same server lets the client in.
+    let login = Login::resource("r").over(Security::StartTls);
+    Client::login(server.endpoint(), server.account("romeo"), &login).await.unwrap().close().await.unwrap();
+    server.finish();
+    // Where loopback is exempt, PLAIN still needs TLS.
+    let world = required();
+    let mut raw = world.connect().await;
+    let opened = raw.open("localhost").await.unwrap();
+    assert!(!opened.mechanisms().is_empty());
+    assert!(!opened.mechanisms().iter().any(|m| m == "PLAIN" || m.ends_with("-PLUS")));
+    assert_eq!(sasl(&mut raw, &auth("PLAIN", "\0romeo\0secret")).await, "encryption-required");
+    drop(raw);
+    world.end();
+}
+
+#[tokio::test]
+async fn t6_other_protocols_on_the_ports() {
+    let world = World::new();
+    let mut raw = world.connect().await;
+    raw.send("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let answer = raw.read_to_end().await.unwrap();
+    assert!(!answer.contains("POST") && !answer.contains("HTTP"), "echoed: {answer}");
+    let at = world.server.endpoint().c2s_tls;
+    for alpn in [&b"http/1.1"[..], b"xmpp-server", b"h2"] {
+        let outcome = RawClient::connect_tls_with(at, tls::client_config(&[alpn]), "localhost").await;
+        assert!(outcome.is_err(), "{alpn:?} was accepted");
+    }
+    let mut raw = RawClient::connect_tls_with(at, tls::client_config(&[]), "localhost").await.unwrap();
+    raw.open("localhost").await.unwrap();
+    drop(raw);
+    world.end();
+}
+
+#[tokio::test]
+async fn t7_the_streams_to_decides_the_host() {
+    let world =
+        World::with(Config { hosts: vec!["localhost".into(), "other.example".into()], ..Config::default() });
+    let mut raw = RawClient::connect_tls(world.server.endpoint().c2s_tls, "other.example").await.unwrap();
+    let opened = raw.open("localhost").await.unwrap();
+    assert_eq!(opened.header.attr("from"), Some("localhost"));
+    drop(raw);
+    world.end();
+}
+
+#[tokio::test]
+async fn t10_a_stanza_that_tls_cuts_off_is_not_processed() {
+    let world = World::new();
+    let mut juliet = world.login("juliet", "r").await;
+    let login = Login::resource("r").over(Security::Direct);
+    let mut romeo =
+        Client::login(world.server.endpoint(), world.server.account("romeo"), &login).await.unwrap();
+    romeo.send("<message to='juliet@localhost/r'><body>cut").await.unwrap();
+    romeo.reset().unwrap();
+    assert!(juliet.drain().await.unwrap().is_empty());
+    drop(juliet);
+    world.end();
+}
+
+#[tokio::test]
+async fn t11_certificates_are_reloaded_under_live_sessions() {
+    let world = World::new();
+    let login = Login::resource("r").over(Security::Direct);
+    let mut live =
+        Client::login(world.server.endpoint(), world.server.account("romeo"), &login).await.unwrap();
+    let output = world.server.command(&["reload"], "").unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(live.drain().await.unwrap().is_empty());
+    let other = Login::resource("s").over(Security::Direct);
+    Client::login(world.server.endpoint(), world.server.account("romeo"), &other)
+        .await
+        .unwrap()
+        .close()
+        .await
+        .unwrap();
+    live.close().await.unwrap();
+    world.end();
+}
+
+#[tokio::test]
+async fn x15_white_space_between_proceed_and_client_hello() {
+    let world = World::new();
+    let mut raw = world.connect().await;
+    raw.send(HEADER).await.unwrap();
+    raw.read_until("</stream:features>").await.unwrap();
+    raw.send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await.unwrap();
+    raw.read_until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await.unwrap();
+    raw.send("     ").await.unwrap();
+    assert!(raw.handshake(tls::client_config(&[]), "localhost").await.is_err());
+    world.end();
+}
