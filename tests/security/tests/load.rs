@@ -13,8 +13,7 @@ const FLOOD: u64 = 1 << 30;
 async fn a_client_that_does_not_read_costs_bounded_memory() {
     // Without the limits against floods the sender is as fast as it can be; those of memory stay.
     let config = Config { unlimited: true, ..Config::default() }
-        .with("durability", "'memory'")
-        .with("storage.engine", "'memory'");
+        .with("durability", "'memory'");
     let world = World::with(config.with("limits.offline_messages", "0"));
     let mut deaf = world.login("juliet", "deaf").await;
     deaf.send("<presence/>").await.unwrap();
