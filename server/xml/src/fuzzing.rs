@@ -63,8 +63,8 @@ pub fn trace<'a>(framer: &mut Framer, pieces: impl IntoIterator<Item = &'a [u8]>
     items
 }
 
-/// The index of an element agrees with the tree that quick-xml makes of it.
-fn check_frame(frame: &Frame<'_>) {
+/// Checks that the index of an element agrees with the tree that quick-xml makes of it.
+pub fn check_frame(frame: &Frame<'_>) {
     let bytes = frame.bytes;
     let head = frame.head;
     let element = match frame.element() {

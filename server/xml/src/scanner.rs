@@ -111,8 +111,6 @@ pub(crate) struct Scanner {
     pub(crate) colon: usize,
     /// The number of the current character reference.
     code: u32,
-    /// The current character reference has a digit.
-    digits: bool,
     /// The quote around the current attribute value; 0 in content.
     quote: u8,
     /// Elements begun.
@@ -368,19 +366,20 @@ impl Scanner {
                     }
                     Reference::Decimal => {
                         at = self.reference + 1;
-                        (self.code, self.digits) = (0, false);
+                        self.code = 0;
                         state = State::Decimal;
                     }
                     Reference::Hexadecimal => {
                         at = self.reference + 2;
-                        (self.code, self.digits) = (0, false);
+                        self.code = 0;
                         state = State::Hexadecimal;
                     }
                 },
                 State::Decimal | State::Hexadecimal => {
                     let radix = if state == State::Decimal { 10 } else { 16 };
                     match byte!() {
-                        b';' if self.digits && chars::is_xml_char(self.code) => {
+                        // No digit at all makes zero, which is no character.
+                        b';' if chars::is_xml_char(self.code) => {
                             at += 1;
                             state = self.after_reference();
                         }
@@ -391,7 +390,6 @@ impl Scanner {
                             if self.code > 0x10FFFF {
                                 return Err(XmlError::NotWellFormed);
                             }
-                            self.digits = true;
                             at += 1;
                         }
                     }

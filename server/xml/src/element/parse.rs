@@ -51,9 +51,7 @@ fn read(bytes: &[u8], default_ns: &str, scope: &Scope) -> Result<Element, XmlErr
             Event::Decl(_) => return Err(XmlError::NotWellFormed),
         }
     }
-    if !tree.open.is_empty() {
-        return Err(XmlError::NotWellFormed);
-    }
+    // While an element is open there is no root.
     let root = tree.root.ok_or(XmlError::NotWellFormed)?;
     if root.may_be_written(bytes.len()) { Ok(root) } else { Err(XmlError::StanzaTooBig) }
 }

@@ -267,6 +267,7 @@ fn x7_prefixes_that_change_meaning_are_reserialised() {
     }
     for twisted in [
         "<a:message xmlns:a='jabber:client'/>",
+        "<a:message xmlns:a='urn:x'/>",
         "<message xmlns='jabber:server'/>",
         "<message><body xmlns='jabber:client'>x</body></message>",
         "<message><body xmlns='jabber&#58;client'>x</body></message>",
@@ -314,6 +315,9 @@ fn x7_namespace_violations() {
         "<message :a='b'/>",
         "<message xmlns:a='urn:a' a:='b'/>",
         "<message xmlns:a='urn:a'><a:1/></message>",
+        "<message xmlns:a='urn:a'><a:/></message>",
+        "<message xmlns:a='urn:a'><a: b=''/></message>",
+        "<message xmlns:a='urn:a'><a:></a:></message>",
         "<message a='1' a='2'/>",
         "<message xmlns='jabber:client' xmlns='jabber:client'/>",
         "<message xmlns:a='urn:a' xmlns:a='urn:b'/>",
@@ -322,6 +326,7 @@ fn x7_namespace_violations() {
         "<message xmlns:a='urn:x' xmlns:b='urn:&#120;' a:x='1' b:x='2'/>",
         "<message xmlns:a='urn:x y' xmlns:b='urn:x\ty' a:x='1' b:x='2'/>",
         "<message xmlns:a='urn:x'><y xmlns:b='urn:x' a:x='1' b:x='2'/></message>",
+        "<message xmlns:a='urn:x' xmlns:b='urn:y'><z xmlns:b='urn:x' a:x='1' b:x='2'/></message>",
         "<message xmlns:a='http://etherx.jabber.org/streams' a:x='1' stream:x='2'/>",
     ] {
         refused(bad, NotWellFormed);
@@ -332,6 +337,7 @@ fn x7_namespace_violations() {
         "<message xmlns:a='urn:a' a:x='1' x='2'/>",
         "<message xmlns:a='urn:a' xmlns:b='urn:b' a:x='1' b:x='2'/>",
         "<message xmlns:a='urn:a'><x xmlns:a='urn:b'><a:y/></x><a:y/></message>",
+        "<message xmlns:a='urn:x' xmlns:b='urn:x'><z xmlns:b='urn:y' a:x='1' b:x='2'/></message>",
         "<message><body xmlns=''/></message>",
         "<message xmlnsx='1' xmlns-y='2'/>",
         "<message><xmlns/></message>",
@@ -413,6 +419,7 @@ fn x14_stream_headers() {
         ("POST / HTTP/1.1\r\n".to_owned(), NotWellFormed),
         ("\u{16}\u{3}\u{1}".to_owned(), NotWellFormed),
         ("</stream:stream>".to_owned(), NotWellFormed),
+        ("</>".to_owned(), NotWellFormed),
         ("<html>".to_owned(), InvalidNamespace),
     ] {
         stream_refused(bad, with);
@@ -490,6 +497,10 @@ fn x17_heads_of_odd_stanzas() {
     assert_eq!((iq.children, iq.attr(&bytes, "id"), iq.attr(&bytes, "type")), (2, None, None));
     let child = iq.child.as_ref().unwrap();
     assert_eq!((child.name(&bytes), child.namespace(&bytes)), ("a", "urn:a"));
+    let (bytes, rebound) = head("<iq xmlns='urn:x' xmlns:a='urn:x'><a:b xmlns:a='urn:y'/></iq>");
+    assert_eq!(rebound.child.as_ref().unwrap().namespace(&bytes), "urn:y");
+    let (bytes, rebound) = head("<iq xmlns='urn:x'><b xmlns='urn:y'/></iq>");
+    assert_eq!(rebound.child.as_ref().unwrap().namespace(&bytes), "urn:y");
     let (_, empty) = head("<iq type='get' id='1'/>");
     assert_eq!((empty.children, &empty.child), (0, &None));
     let (bytes, own) = head("<message xmlns='urn:x'/>");

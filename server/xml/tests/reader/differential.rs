@@ -78,6 +78,7 @@ fn ours<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Ours {
                 Ok(Event::Whitespace(_) | Event::Open(_)) => {}
                 Ok(Event::Close) => closed = true,
                 Ok(Event::Stanza(frame)) => {
+                    fuzzing::check_frame(&frame);
                     let element = frame.element().expect("what is passed can be parsed");
                     common::canonical(&mut canonical, &element);
                     element.write(&mut written, ns::CLIENT);

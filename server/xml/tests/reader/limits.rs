@@ -187,6 +187,10 @@ fn x11_counts() {
     };
     assert_eq!(stanzas(&content(scope(MAX_NAMESPACES).as_bytes())), 1);
     assert_eq!(error(&content(scope(MAX_NAMESPACES + 1).as_bytes())), Some(TooManyNamespaces));
+    // Default namespaces are not counted: what the element tree writes declares one at each change.
+    let defaults = "<a xmlns='urn:a'><a xmlns='urn:b'>".repeat(60);
+    let both = format!("{defaults}{}{}", scope(MAX_NAMESPACES), "</a>".repeat(120));
+    assert_eq!(stanzas(&content(both.as_bytes())), 1);
     // Limits count anew for each stanza.
     assert_eq!(stanzas(&content(children(4095).repeat(3).as_bytes())), 3);
 }

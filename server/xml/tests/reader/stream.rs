@@ -202,7 +202,7 @@ fn frames_without_a_stream_header() {
             other => panic!("{other:?}"),
         }
     }
-    for bad in ["<stream:features/>", "</message>", "x", "<a/>x", "\u{FEFF}<a/>", "<a></b>"] {
+    for bad in ["<stream:features/>", "</message>", "</>", "x", "<a/>x", "\u{FEFF}<a/>", "<a></b>"] {
         framer.restart();
         let items = trace(&mut framer, [bad.as_bytes()]);
         assert_eq!(items.last(), Some(&Item::Error(XmlError::NotWellFormed)), "{bad}");
