@@ -87,10 +87,13 @@ impl Condition {
     /// The error type that RFC 6120 8.3.3 recommends for the condition.
     pub fn default_type(self) -> ErrorType {
         match self {
-            Self::BadRequest | Self::JidMalformed | Self::NotAcceptable | Self::PolicyViolation => ErrorType::Modify,
-            Self::Forbidden | Self::NotAuthorized | Self::RegistrationRequired | Self::SubscriptionRequired => {
-                ErrorType::Auth
+            Self::BadRequest | Self::JidMalformed | Self::NotAcceptable | Self::PolicyViolation => {
+                ErrorType::Modify
             }
+            Self::Forbidden
+            | Self::NotAuthorized
+            | Self::RegistrationRequired
+            | Self::SubscriptionRequired => ErrorType::Auth,
             Self::RecipientUnavailable
             | Self::RemoteServerTimeout
             | Self::ResourceConstraint

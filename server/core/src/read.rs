@@ -213,14 +213,12 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
     })
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::{Condition, StanzaError};
 
-    const HEADER: &str =
-        "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' xmlns:e='urn:e'>";
+    const HEADER: &str = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' xmlns:e='urn:e'>";
 
     fn read(xml: &str, stamp: Stamp<'_>) -> Result<Stanza, ReadError> {
         let mut framer = Framer::new(SERVER_MADE);
@@ -257,12 +255,17 @@ mod tests {
         let again = Stanza::parse(&stanza.to_bytes()).unwrap();
         assert_eq!(text(&again), text(&stanza));
         let to = Jid::parse("c@h").unwrap();
-        assert!(text(&again.with_to(to)).contains(" to='c@h' type='chat' id='it&apos;s' xml:lang='en' x='1' xmlns:y"));
+        assert!(
+            text(&again.with_to(to))
+                .contains(" to='c@h' type='chat' id='it&apos;s' xml:lang='en' x='1' xmlns:y")
+        );
     }
 
     #[test]
     fn x3_cdata_is_delivered_escaped() {
-        let stanza = read("<message to='b@h'><body><![CDATA[</body><x/>]]></body></message>", Stamp::default()).unwrap();
+        let stanza =
+            read("<message to='b@h'><body><![CDATA[</body><x/>]]></body></message>", Stamp::default())
+                .unwrap();
         assert_eq!(text(&stanza), "<message to='b@h'><body>&lt;/body&gt;&lt;x/&gt;</body></message>");
     }
 
@@ -270,7 +273,10 @@ mod tests {
     fn x7_prefixes_of_the_stream_header_do_not_leak() {
         let stanza = read("<message to='b@h'><e:x/></message>", Stamp::default()).unwrap();
         assert_eq!(text(&stanza), "<message to='b@h'><x xmlns='urn:e'/></message>");
-        let stanza = read("<a:message xmlns:a='jabber:client' to='b@h'><a:body>x</a:body></a:message>", Stamp::default());
+        let stanza = read(
+            "<a:message xmlns:a='jabber:client' to='b@h'><a:body>x</a:body></a:message>",
+            Stamp::default(),
+        );
         assert_eq!(text(&stanza.unwrap()), "<message to='b@h'><body>x</body></message>");
     }
 
@@ -286,12 +292,16 @@ mod tests {
             ("<message id='1' to='a@b@c'/>", Condition::JidMalformed),
             ("<message id='1' to=''/>", Condition::JidMalformed),
         ] {
-            let Err(ReadError::Refused(refused)) = read(xml, Stamp::default()) else { panic!("{xml} was read") };
+            let Err(ReadError::Refused(refused)) = read(xml, Stamp::default()) else {
+                panic!("{xml} was read")
+            };
             assert_eq!(refused.error.condition, condition, "{xml}");
             assert!(refused.reply.is_some_and(|r| r.stanza_type().is_error()), "{xml}");
         }
         for xml in ["<iq id='1' type='error' to='a@b@c'/>", "<message type='error' to='@'/>"] {
-            let Err(ReadError::Refused(refused)) = read(xml, Stamp::default()) else { panic!("{xml} was read") };
+            let Err(ReadError::Refused(refused)) = read(xml, Stamp::default()) else {
+                panic!("{xml} was read")
+            };
             assert!(refused.reply.is_none(), "X18: {xml} was answered");
         }
         assert!(matches!(read("<foo/>", Stamp::default()), Err(ReadError::NotAStanza)));

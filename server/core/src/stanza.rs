@@ -16,8 +16,12 @@ pub const NS_CLIENT: &str = "jabber:client";
 
 /// Limits for what the server itself wrote: those of a client's stanza, and room for what the
 /// server adds to one.
-pub(crate) const SERVER_MADE: Limits =
-    Limits { max_stanza_bytes: 64 * 1024 * 1024, max_depth: 1_024, max_elements: 1_000_000, max_attributes: 1_024 };
+pub(crate) const SERVER_MADE: Limits = Limits {
+    max_stanza_bytes: 64 * 1024 * 1024,
+    max_depth: 1_024,
+    max_elements: 1_000_000,
+    max_attributes: 1_024,
+};
 
 /// Which of the three stanzas it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,9 +122,9 @@ impl StanzaType {
             Self::Message(MessageType::Chat) => "chat",
             Self::Message(MessageType::Groupchat) => "groupchat",
             Self::Message(MessageType::Headline) => "headline",
-            Self::Message(MessageType::Error) | Self::Presence(PresenceType::Error) | Self::Iq(IqType::Error) => {
-                "error"
-            }
+            Self::Message(MessageType::Error)
+            | Self::Presence(PresenceType::Error)
+            | Self::Iq(IqType::Error) => "error",
             Self::Presence(PresenceType::Unavailable) => "unavailable",
             Self::Presence(PresenceType::Subscribe) => "subscribe",
             Self::Presence(PresenceType::Subscribed) => "subscribed",

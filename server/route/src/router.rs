@@ -103,6 +103,10 @@ pub enum Origin {
 }
 
 /// What became of a stanza.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once a stanza and moved once; a box would cost an allocation"
+)]
 #[derive(Debug)]
 pub enum Routed {
     /// Taken over; errors go to its `from`.
@@ -157,7 +161,8 @@ impl Router {
                 Origin::Session(id) => Some(id),
                 Origin::Server => None,
             };
-            return match self.to_account(to.clone(), AccountMail::Inbound(stanza, session)) {
+            let to = to.clone();
+            return match self.to_account(&to, AccountMail::Inbound(stanza, session)) {
                 Ok(()) => Routed::Done,
                 Err(AccountMail::Inbound(stanza, _)) => Routed::Busy(stanza),
                 Err(_) => Routed::Done,
@@ -192,9 +197,13 @@ impl Router {
     ///
     /// # Errors
     /// The mail, when the route is full.
-    pub fn to_account(self: &Arc<Self>, account: Jid, mut mail: AccountMail) -> Result<(), AccountMail> {
+    #[expect(
+        clippy::result_large_err,
+        reason = "the mail comes back whole; a box would cost an allocation each"
+    )]
+    pub fn to_account(self: &Arc<Self>, account: &Jid, mut mail: AccountMail) -> Result<(), AccountMail> {
         loop {
-            match self.account_route(&account).offer(mail) {
+            match self.account_route(account).offer(mail) {
                 Offer::Accepted => return Ok(()),
                 Offer::Full(mail) => return Err(mail),
                 // It ended between the look-up and the offer: a new one is started.
@@ -297,31 +306,29 @@ impl Router {
 
     fn to_host(self: &Arc<Self>, stanza: Stanza, origin: Origin) {
         match stanza.kind() {
-            Kind::Iq => match stanza.stanza_type() {
-                StanzaType::Iq(IqType::Get | IqType::Set) => {
-                    let Some(target) = stanza.to().map(Jid::to_domain) else { return };
-                    if stanza.to().is_some_and(|to| !to.is_bare()) {
-                        // RFC 6120 10.5.2: no resource of a host is addressable here.
-                        return self.refuse(&stanza, &Condition::ServiceUnavailable.into());
-                    }
-                    let session = match origin {
-                        Origin::Session(id) => Some(id),
-                        Origin::Server => None,
-                    };
-                    let asked = Asked {
-                        scope: Scope::Host,
-                        target,
-                        relation: Relation::Stranger,
-                        session,
-                        available: false,
-                    };
-                    let router = self.clone();
-                    self.iqs.answer(stanza, asked, move |reply| router.route_own(reply));
+            // The rest are answers to something this server asked: whoever asked has seen them
+            // before the router did, or they are unsolicited.
+            Kind::Iq if matches!(stanza.stanza_type(), StanzaType::Iq(IqType::Get | IqType::Set)) => {
+                let Some(target) = stanza.to().map(Jid::to_domain) else { return };
+                if stanza.to().is_some_and(|to| !to.is_bare()) {
+                    // RFC 6120 10.5.2: no resource of a host is addressable here.
+                    return self.refuse(&stanza, &Condition::ServiceUnavailable.into());
                 }
-                // An answer to something this server asked; the asker has seen it before the
-                // router did, or it is unsolicited.
-                _ => {}
-            },
+                let session = match origin {
+                    Origin::Session(id) => Some(id),
+                    Origin::Server => None,
+                };
+                let asked = Asked {
+                    scope: Scope::Host,
+                    target,
+                    relation: Relation::Stranger,
+                    session,
+                    available: false,
+                };
+                let router = self.clone();
+                self.iqs.answer(stanza, asked, move |reply| router.route_own(reply));
+            }
+            Kind::Iq => {}
             // RFC 6120 10.5.1 leaves messages to a host to the host: nobody reads them here,
             // which the sender is told.
             Kind::Message => self.refuse(&stanza, &Condition::ServiceUnavailable.into()),

@@ -85,7 +85,9 @@ mod tests {
             (0..100).map(|i| arbiters.place(&format!("u{i}@b"))).collect();
         assert_eq!(used.len(), 3);
         let (tx, rx) = tokio::sync::oneshot::channel();
-        assert!(arbiters.run_on(2, move || drop(tx.send(std::thread::current().id()))));
+        assert!(arbiters.run_on(2, move || {
+            let _ = tx.send(std::thread::current().id());
+        }));
         assert_ne!(rx.await.unwrap(), std::thread::current().id());
         arbiters.stop();
     }

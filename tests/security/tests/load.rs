@@ -12,8 +12,7 @@ const FLOOD: u64 = 1 << 30;
 #[tokio::test]
 async fn a_client_that_does_not_read_costs_bounded_memory() {
     // Without the limits against floods the sender is as fast as it can be; those of memory stay.
-    let config = Config { unlimited: true, ..Config::default() }
-        .with("durability", "'memory'");
+    let config = Config { unlimited: true, ..Config::default() }.with("durability", "'memory'");
     let world = World::with(config.with("limits.offline_messages", "0"));
     let mut deaf = world.login("juliet", "deaf").await;
     deaf.send("<presence/>").await.unwrap();
@@ -75,8 +74,7 @@ async fn a_stop_tells_every_session_and_loses_no_offline_message() {
     // They are in the folder already.
     config.accounts.clear();
     let server = Server::start_in(config, folder).unwrap();
-    let mut juliet =
-        waystation_harness::Client::login(server.endpoint(), &account, &login).await.unwrap();
+    let mut juliet = waystation_harness::Client::login(server.endpoint(), &account, &login).await.unwrap();
     juliet.send("<presence/>").await.unwrap();
     juliet.raw().read_until("<body>later</body>").await.unwrap();
     juliet.close().await.unwrap();

@@ -164,8 +164,7 @@ impl Link {
 
     fn outbound(&mut self, stanza: Stanza) {
         let mail = AccountMail::Outbound(self.id, stanza, self.order.token());
-        if let Err(AccountMail::Outbound(_, stanza, token)) =
-            self.shared.router.to_account(self.bare.clone(), mail)
+        if let Err(AccountMail::Outbound(_, stanza, token)) = self.shared.router.to_account(&self.bare, mail)
         {
             drop(token);
             self.parked = Some(Parked::Outbound(stanza));

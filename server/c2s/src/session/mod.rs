@@ -189,18 +189,18 @@ impl Session {
         match link.end.take() {
             None => Poll::Pending,
             Some(end) => {
-                self.finish(end);
+                self.finish(&end);
                 Poll::Ready(())
             }
         }
     }
 
     /// Gives back what is not sent, says the last words and lets the connection go.
-    fn finish(&mut self, end: End) {
+    fn finish(&mut self, end: &End) {
         let Some(mut conn) = self.connection.take() else { return };
         let link = &mut self.link;
         link.unbind(matches!(end, End::Closed));
-        let reason = match &end {
+        let reason = match end {
             End::Closed => "closed by the client".to_owned(),
             End::Lost(why) => format!("connection lost: {why}"),
             End::Error(error) => format!("stream error: {}", error.condition.as_str()),
@@ -218,7 +218,7 @@ impl Session {
             return;
         }
         let mut last = Vec::new();
-        if let End::Error(error) = &end {
+        if let End::Error(error) = end {
             error.write(&mut last);
         }
         last.extend_from_slice(b"</stream:stream>");

@@ -15,6 +15,10 @@ use waystation_runtime::Offer;
 use super::{AccountRoute, State};
 use crate::mail::{OrderToken, SessionMail};
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most steps are the large kind; a box would cost an allocation each"
+)]
 pub(super) enum QueuedStep {
     Step(Step),
     /// Everything before it is done when this is dropped.

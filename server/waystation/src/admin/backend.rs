@@ -82,7 +82,7 @@ fn local(account: &Jid) -> &str {
     account.local().unwrap_or_default()
 }
 
-fn row(session: SessionInfo) -> SessionRow {
+fn row(session: &SessionInfo) -> SessionRow {
     SessionRow {
         jid: session.jid.to_string(),
         address: session.peer.to_string(),
@@ -95,7 +95,7 @@ fn row(session: SessionInfo) -> SessionRow {
 
 impl Backend {
     async fn sessions(&self, account: Option<&Jid>) -> Vec<SessionRow> {
-        let mut rows: Vec<SessionRow> = self.router.sessions(account).await.into_iter().map(row).collect();
+        let mut rows: Vec<SessionRow> = self.router.sessions(account).await.iter().map(row).collect();
         rows.sort_by(|a, b| a.jid.cmp(&b.jid));
         rows
     }

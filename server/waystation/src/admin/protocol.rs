@@ -127,6 +127,7 @@ pub(crate) struct Status {
 }
 
 /// Why an administrator closes a session (RFC 6120 4.9.3).
+#[expect(clippy::enum_variant_names, reason = "the RFC's name of a condition")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Condition {

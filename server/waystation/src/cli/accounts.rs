@@ -20,7 +20,7 @@ const MAX_COMPLAINTS: usize = 20;
 
 pub(super) fn run(command: UserCommand, access: &mut Access) -> Result<(), CliError> {
     match command {
-        UserCommand::Add(AddUser { jid: Some(jid), password_stdin, .. }) => add(jid, password_stdin, access),
+        UserCommand::Add(AddUser { jid: Some(jid), password_stdin, .. }) => add(&jid, password_stdin, access),
         // clap lets nothing through that has neither.
         UserCommand::Add(AddUser { bulk, .. }) => add_many(&bulk.unwrap_or_else(|| "-".into()), access),
         UserCommand::Passwd(command) => set_password(command, access),
@@ -37,14 +37,14 @@ pub(super) fn run(command: UserCommand, access: &mut Access) -> Result<(), CliEr
     }
 }
 
-fn add(jid: String, from_stdin: bool, access: &mut Access) -> Result<(), CliError> {
-    let password = password::new_password(from_stdin, &jid)?;
-    let users = vec![NewUser { jid: jid.clone(), password }];
+fn add(jid: &str, from_stdin: bool, access: &mut Access) -> Result<(), CliError> {
+    let password = password::new_password(from_stdin, jid)?;
+    let users = vec![NewUser { jid: jid.to_owned(), password }];
     match access.ask(Request::AddUsers { users })? {
         Response::Added { errors } => match errors.into_iter().next() {
-            Some(None) => Ok(output::line(format_args!("added {}", Visible(&jid)))?),
+            Some(None) => Ok(output::line(format_args!("added {}", Visible(jid)))?),
             Some(Some(error)) => {
-                Err(CliError::Failed(format!("{}: {}", Visible(&jid), Visible(&error.message))))
+                Err(CliError::Failed(format!("{}: {}", Visible(jid), Visible(&error.message))))
             }
             None => Err(unexpected()),
         },
