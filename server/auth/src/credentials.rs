@@ -300,7 +300,9 @@ mod tests {
         assert_eq!(with(0, 2), Some(RecordError::Version(2)));
         assert_eq!(with(1, 255), Some(RecordError::Damaged), "4 billion iterations");
         assert_eq!(with(3, 0), Some(RecordError::Damaged), "no iterations");
-        assert_eq!(with(5, 0), Some(RecordError::Damaged), "no salt");
+        let mut no_salt = Credentials::decode(&record).unwrap();
+        no_salt.sha1.salt.clear();
+        assert_eq!(Credentials::decode(&no_salt.encode()).err(), Some(RecordError::Damaged), "no salt");
     }
 
     #[test]

@@ -91,6 +91,21 @@ fn a7_guesses_in_parallel_count_as_guesses_in_a_row() {
     assert!(!allowed(&tracker, "192.0.2.1", "me", now));
 }
 
+/// An address can only be told to have failed afterwards; what was over the limit by then is not
+/// held against it for longer than an empty bucket would be.
+#[test]
+fn failures_in_parallel_do_not_lock_an_address_for_longer_than_the_limit_says() {
+    let now = Instant::now();
+    let tracker = FailureTracker::new(&limits(20, 10));
+    let running: Vec<_> = (0..50)
+        .map(|i| tracker.begin(ip("192.0.2.1"), "localhost", &format!("user{i}"), now).unwrap())
+        .collect();
+    drop(running);
+    let refused = tracker.check_address(ip("192.0.2.1"), now).unwrap_err();
+    assert_eq!(refused.retry_after, Duration::from_secs(10));
+    assert_eq!(tracker.check_address(ip("192.0.2.1"), now + refused.retry_after), Ok(()));
+}
+
 #[test]
 fn an_abandoned_attempt_costs_nothing() {
     let now = Instant::now();

@@ -21,6 +21,8 @@ pub(crate) struct TestStore {
     pub(crate) broken: AtomicBool,
     /// As many commits fail with a conflict, as if another writer had come first.
     pub(crate) conflicts: AtomicUsize,
+    /// Removed just before the next commit, as if by another writer.
+    pub(crate) removed_before_commit: Mutex<Option<(Space, Bytes)>>,
 }
 
 impl TestStore {
@@ -36,8 +38,8 @@ impl TestStore {
         self.rows.lock().unwrap().values().cloned().collect()
     }
 
-    pub(crate) fn corrupt(&self, space: Space, key: Bytes) {
-        self.rows.lock().unwrap().insert((space, key), Bytes::from_static(b"\x01broken"));
+    pub(crate) fn insert(&self, space: Space, key: Bytes, value: &'static [u8]) {
+        self.rows.lock().unwrap().insert((space, key), Bytes::from_static(value));
     }
 
     fn apply(&self, batch: Batch) -> Result<(), StorageError> {
@@ -46,6 +48,9 @@ impl TestStore {
             return Err(StorageError::Conflict);
         }
         let mut rows = self.rows.lock().unwrap();
+        if let Some(row) = self.removed_before_commit.lock().unwrap().take() {
+            rows.remove(&row);
+        }
         for expect in &batch.expects {
             if rows.get(&(expect.space, expect.key.clone())) != expect.value.as_ref() {
                 return Err(StorageError::Conflict);
@@ -116,6 +121,8 @@ pub(crate) struct ScramClient {
     pub(crate) password: Vec<u8>,
     /// Appended to the part of the final message that is signed.
     pub(crate) extension: String,
+    /// Sent, and signed, in place of the nonce that the server sent.
+    pub(crate) nonce: Option<String>,
     pub(crate) server_signature: Vec<u8>,
 }
 
@@ -128,6 +135,7 @@ impl ScramClient {
             bare: format!("n={username},r=clientnonce"),
             password: password.into(),
             extension: String::new(),
+            nonce: None,
             server_signature: vec![],
         }
     }
@@ -144,7 +152,8 @@ impl ScramClient {
         let client_key = hmac(self.hash, salted.as_bytes(), &[b"Client Key"]);
         let server_key = hmac(self.hash, salted.as_bytes(), &[b"Server Key"]);
         let channel = [self.gs2_header.as_bytes(), &self.binding].concat();
-        let without_proof = format!("c={},r={}{}", encode_base64(&channel), attribute("r="), self.extension);
+        let nonce = self.nonce.as_deref().unwrap_or(attribute("r="));
+        let without_proof = format!("c={},r={nonce}{}", encode_base64(&channel), self.extension);
         let auth_message = format!("{},{server_first},{without_proof}", self.bare);
         let stored_key = digest(self.hash, client_key.as_bytes());
         let signature = hmac(self.hash, stored_key.as_bytes(), &[auth_message.as_bytes()]);

@@ -101,6 +101,16 @@ async fn changes_are_tried_again_when_another_writer_came_first_but_not_for_ever
 }
 
 #[tokio::test]
+async fn a_password_change_does_not_bring_a_removed_account_back() {
+    let (store, accounts) = fixture().await;
+    accounts.create("localhost", "juliet", "old").await.unwrap();
+    *store.removed_before_commit.lock().unwrap() = Some((SPACE, storage::key(&["localhost", "juliet"])));
+    let result = accounts.set_password("localhost", "juliet", "new").await;
+    assert!(matches!(result, Err(AccountError::Unknown)));
+    assert!(!accounts.exists("localhost", "juliet").await.unwrap());
+}
+
+#[tokio::test]
 async fn a9_every_spelling_of_a_name_is_one_account() {
     let (_, accounts) = fixture().await;
     accounts.create("B\u{dc}CHER.example.", "Cafe\u{301}", "pencil").await.unwrap();
@@ -176,6 +186,20 @@ async fn accounts_are_listed_in_pages() {
 }
 
 #[tokio::test]
+async fn a_page_has_a_limit_of_its_own() {
+    let (store, accounts) = fixture().await;
+    for i in 0..MAX_PAGE + 1 {
+        store.insert(SPACE, storage::key(&["localhost", &format!("user{i:06}")]), b"");
+    }
+    let page = accounts.list("localhost", None, usize::MAX).await.unwrap();
+    assert_eq!(page.len(), MAX_PAGE);
+    assert_eq!(
+        accounts.list("localhost", page.last().map(|l| &**l), usize::MAX).await.unwrap(),
+        ["user001000"]
+    );
+}
+
+#[tokio::test]
 async fn a5_the_secret_outlives_a_restart() {
     let (store, accounts) = fixture().await;
     let salt = |candidate: Candidate| candidate.keys(Hash::Sha256).salt.clone();
@@ -189,7 +213,7 @@ async fn a5_the_secret_outlives_a_restart() {
 #[tokio::test]
 async fn a_damaged_secret_stops_the_start() {
     let (store, _) = fixture().await;
-    store.corrupt(SPACE, Bytes::from_static(SECRET_KEY));
+    store.insert(SPACE, Bytes::from_static(SECRET_KEY), b"short");
     let result = Accounts::open(store, PasswordWorkers::default(), AccountsConfig::default()).await;
     assert!(matches!(result.err(), Some(AccountError::Storage(StorageError::Corrupt(_)))));
 }
@@ -198,7 +222,7 @@ async fn a_damaged_secret_stops_the_start() {
 async fn a13_a_store_that_fails_is_an_error_and_never_a_success() {
     let (store, accounts) = fixture().await;
     accounts.create("localhost", "juliet", "pencil").await.unwrap();
-    store.corrupt(SPACE, storage::key(&["localhost", "broken"]));
+    store.insert(SPACE, storage::key(&["localhost", "broken"]), b"\x01broken");
     assert!(matches!(accounts.candidate("localhost", "broken").await, Err(StorageError::Corrupt(_))));
     store.broken.store(true, Ordering::SeqCst);
     assert!(accounts.candidate("localhost", "juliet").await.is_err());

@@ -71,6 +71,18 @@ fn a2_wrong_final_messages_fail() {
     }
 }
 
+/// The proof is right, for it covers what was sent; the nonce must be right as well.
+#[test]
+fn a2_a_wrong_nonce_fails_even_when_it_is_signed() {
+    let fixture = Fixture::new();
+    for nonce in ["clientnonce", "x", "clientnonceAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+        let mut client = ScramClient::new(Hash::Sha256, "juliet", "pencil");
+        client.nonce = Some(nonce.into());
+        let step = fixture.scram(Mechanism::ScramSha256, &offer(bindings()), &mut client);
+        assert_eq!(condition(step), SaslError::NotAuthorized, "{nonce}");
+    }
+}
+
 #[test]
 fn a2_unknown_extensions_are_signed_and_ignored() {
     let fixture = Fixture::new();
