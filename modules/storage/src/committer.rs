@@ -93,11 +93,8 @@ impl<E: Engine> Committer<E> {
     /// Serves the queue until it is closed; then closes the engine and answers `closed`.
     pub(crate) fn run(mut self, closed: oneshot::Sender<Outcome>) {
         let mut failed = false;
-        loop {
-            match self.shared.queue.next() {
-                Work::Group(group) => failed |= !self.commit(group),
-                Work::Close => break,
-            }
+        while let Work::Group(group) = self.shared.queue.next() {
+            failed |= !self.commit(group);
         }
         let engine = self.shared.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         let mut outcome = engine.map_or(Err(StorageError::Closed), Engine::close);

@@ -107,11 +107,11 @@ impl FjallEngine {
         Ok(())
     }
 
-    fn write(&self, changes: Changes) -> fjall::Result<()> {
+    fn write(&self, changes: &Changes) -> fjall::Result<()> {
         let touched = changes.keys().map(|(space, _)| *space).collect();
         self.wait_for_room(&touched)?;
         let mut batch = self.database.batch().durability(self.flush);
-        for ((space, key), value) in &changes {
+        for ((space, key), value) in changes {
             match value {
                 Some(value) => batch.insert(&self.space_or_new(*space)?, &key[..], &value[..]),
                 None => {
@@ -146,7 +146,7 @@ impl Engine for FjallEngine {
     }
 
     fn commit(&self, changes: Changes) -> Result<(), StorageError> {
-        self.write(changes).map_err(|error| from_fjall(&error))
+        self.write(&changes).map_err(|error| from_fjall(&error))
     }
 
     fn close(self) -> Result<(), StorageError> {

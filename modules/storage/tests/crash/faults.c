@@ -168,11 +168,20 @@ static void copy_to_image(int fd, ino_t inode)
 }
 
 /* Whether this operation is one that fails. Called with the lock held. */
-static int fails(enum operation what)
+static int fails(enum operation what, int fd)
 {
+    char link[64], text[PATH_MAX] = "faults shim: fails at ";
     if (fail_what != what) return 0;
-    seen++;
-    if (seen == fail_at && fail_errno == 0) kill(getpid(), SIGKILL);
+    if (++seen == fail_at) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        size_t at = strlen(text);
+        ssize_t length = readlink(link, text + at, sizeof text - at - 1);
+        if (length > 0) {
+            text[at + (size_t)length] = '\n';
+            real_write(2, text, at + (size_t)length + 1);
+        }
+        if (fail_errno == 0) kill(getpid(), SIGKILL);
+    }
     return fail_once ? seen == fail_at : seen >= fail_at;
 }
 
@@ -191,7 +200,7 @@ static ssize_t put(int fd, const void *data, size_t count, off_t at, int positio
     pthread_mutex_lock(&lock);
     ssize_t done = -1;
     int error = 0;
-    if (fails(WRITE)) {
+    if (fails(WRITE, fd)) {
         error = fail_errno;
         count = error == ENOSPC && !fail_once ? count / 2 : 0;
     }
@@ -224,7 +233,7 @@ static int flush(int fd, int (*real)(int))
     if (!ours(fd, &inode)) return real(fd);
     pthread_mutex_lock(&lock);
     int outcome = -1, error = 0;
-    if (fails(SYNC)) {
+    if (fails(SYNC, fd)) {
         error = fail_errno;
         /* As Linux does: the pages count as clean, though they never reached the device. */
         entry(inode)->from = entry(inode)->to = 0;

@@ -2,7 +2,7 @@
 //!
 //! Each writer has a numbered sequence of batches. Batch `n` moves the writer's head from `n - 1`
 //! to `n`, on condition that it was there; puts a few rows in two spaces; and deletes those of
-//! batch `n - KEPT`. Rows follow from seed, writer and `n` alone. So the head found after a crash
+//! batch `n - KEPT`. Rows follow from the plan, writer and `n` alone. So the head found after a crash
 //! tells exactly which rows must be there, and any other row, missing or too many, is half a batch
 //! or one that came back.
 
@@ -43,13 +43,22 @@ impl Random {
     }
 }
 
+/// What rows follow from.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// Length of the longest values; most are shorter than 600 bytes in any case.
+    pub(crate) longest: u64,
+}
+
 /// The rows of a batch: space, key, value.
-fn rows(seed: u64, writer: u64, n: u64) -> Vec<(Space, Bytes, Bytes)> {
-    let mut random = Random(seed ^ (writer << 48) ^ n);
+fn rows(plan: Plan, writer: u64, n: u64) -> Vec<(Space, Bytes, Bytes)> {
+    let mut random = Random(plan.seed ^ (writer << 48) ^ n);
     (0..random.within(1..5))
         .map(|row| {
             // Mostly small; now and then one of several blocks, of bytes that do not compress.
-            let len = if random.within(0..8) == 0 { random.within(0..30_000) } else { random.within(0..600) };
+            let len =
+                if random.within(0..8) == 0 { random.within(0..plan.longest) } else { random.within(0..600) };
             let value: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
             let space = ROWS[usize::from(row % 2 == 1)];
             (space, format!("{writer}/{n:010}/{row}").into(), value.into())
@@ -61,15 +70,15 @@ fn head_key(writer: u64) -> Bytes {
     format!("{writer}").into()
 }
 
-fn batch(seed: u64, writer: u64, n: u64) -> Batch {
+fn batch(plan: Plan, writer: u64, n: u64) -> Batch {
     let head = head_key(writer);
     let before = (n > 1).then(|| Bytes::from((n - 1).to_string()));
     let mut batch = Batch::new().expect(HEADS, head.clone(), before).put(HEADS, head, n.to_string());
-    for (space, key, value) in rows(seed, writer, n) {
+    for (space, key, value) in rows(plan, writer, n) {
         batch = batch.put(space, key, value);
     }
     if n > KEPT {
-        for (space, key, _) in rows(seed, writer, n - KEPT) {
+        for (space, key, _) in rows(plan, writer, n - KEPT) {
             batch = batch.delete(space, key);
         }
     }
@@ -97,23 +106,23 @@ pub(crate) fn tell(line: std::fmt::Arguments<'_>) {
 
 /// Runs every writer until the store fails; tells the parent of each acknowledged batch.
 /// Returns the error of each writer.
-pub(crate) fn write_until_failure(store: &Arc<dyn Storage>, seed: u64) -> Vec<StorageError> {
+pub(crate) fn write_until_failure(store: &Arc<dyn Storage>, plan: Plan) -> Vec<StorageError> {
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| scope.spawn(move || block_on(write_one(Arc::clone(store), seed, writer))))
+            .map(|writer| scope.spawn(move || block_on(write_one(Arc::clone(store), plan, writer))))
             .collect();
         writers.into_iter().map(|writer| writer.join().expect("a writer panicked")).collect()
     })
 }
 
-async fn write_one(store: Arc<dyn Storage>, seed: u64, writer: u64) -> StorageError {
+async fn write_one(store: Arc<dyn Storage>, plan: Plan, writer: u64) -> StorageError {
     let mut issued = head(&store, writer).await.expect("readable");
     let mut acknowledged = issued;
     let mut commits = VecDeque::new();
     loop {
         while commits.len() < AHEAD {
             issued += 1;
-            commits.push_back(store.commit(batch(seed, writer, issued)));
+            commits.push_back(store.commit(batch(plan, writer, issued)));
         }
         let Some(first) = commits.pop_front() else { continue };
         if let Err(error) = first.await {
@@ -136,7 +145,7 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// A description of a batch that is there in part, or that was never issued.
-pub(crate) fn judge(store: &Arc<dyn Storage>, seed: u64, acknowledged: &[u64]) -> Result<Found, String> {
+pub(crate) fn judge(store: &Arc<dyn Storage>, plan: Plan, acknowledged: &[u64]) -> Result<Found, String> {
     block_on(async {
         let mut found = Found { lost: 0, heads: Vec::new() };
         for writer in 0..WRITERS {
@@ -150,7 +159,7 @@ pub(crate) fn judge(store: &Arc<dyn Storage>, seed: u64, acknowledged: &[u64]) -
             found.lost += acked.saturating_sub(head);
             found.heads.push(head);
             let mut expected: Vec<_> =
-                (head.saturating_sub(KEPT) + 1..=head).flat_map(|n| rows(seed, writer, n)).collect();
+                (head.saturating_sub(KEPT) + 1..=head).flat_map(|n| rows(plan, writer, n)).collect();
             let mut actual = Vec::new();
             for space in ROWS {
                 let range = ScanRange::prefix(format!("{writer}/"), usize::MAX);
