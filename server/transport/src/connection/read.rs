@@ -19,7 +19,8 @@ impl Connection {
     /// Reads what the socket has, up to about `budget` bytes of it, and hands it to `sink` in pieces.
     ///
     /// Pending: there is nothing yet, and the waker is registered. With TLS the handshake must be complete.
-    /// A connection that reached its end keeps saying so.
+    /// A connection that reached its end keeps saying so. `budget` must not be 0. If `sink` panics, the
+    /// connection must be dropped: what TLS had not released is lost.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
