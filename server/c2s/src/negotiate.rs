@@ -212,9 +212,11 @@ async fn start_tls(stream: &mut Stream, shared: &C2s, host: &str) -> Result<(), 
         return Err(Failure::Closed);
     };
     stream.conn.queue_slice(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
-    // What came behind `<starttls/>` is input for TLS and nothing else (T1).
+    // What came behind `<starttls/>` is input for TLS and nothing else (T1). Clients that end
+    // each element with a line feed are common; white space says nothing and is dropped.
     let leftover = std::mem::take(&mut stream.buffer);
-    stream.conn.handshake(tls, Some(host), &leftover).await?;
+    let leftover = leftover.trim_ascii_start();
+    stream.conn.handshake(tls, Some(host), leftover).await?;
     stream.restart();
     Ok(())
 }

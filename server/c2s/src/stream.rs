@@ -99,21 +99,37 @@ impl Stream {
             if let Some(result) = result {
                 return result;
             }
-            let buffer = &mut self.buffer;
-            let outcome = self
-                .conn
-                .read_some(READ, &mut |chunk| {
-                    buffer.extend_from_slice(chunk);
-                    Flow::Continue
-                })
-                .await?;
-            match outcome {
-                ReadOutcome::Data { .. } => {}
-                ReadOutcome::Closed => return Err(Failure::Closed),
-                ReadOutcome::Truncated => {
-                    return Err(Failure::Lost("the connection ended without a TLS close".into()));
-                }
+            self.fill().await?;
+        }
+    }
+
+    /// Reads what has arrived, at least something.
+    async fn fill(&mut self) -> Result<(), Failure> {
+        let buffer = &mut self.buffer;
+        let outcome = self
+            .conn
+            .read_some(READ, &mut |chunk| {
+                buffer.extend_from_slice(chunk);
+                Flow::Continue
+            })
+            .await?;
+        match outcome {
+            ReadOutcome::Data { .. } => Ok(()),
+            ReadOutcome::Closed => Err(Failure::Closed),
+            ReadOutcome::Truncated => Err(Failure::Lost("the connection ended without a TLS close".into())),
+        }
+    }
+
+    /// Clients that end each element with a line feed send one after the element that restarts
+    /// the stream; it belongs to the old stream, and an XML declaration may follow it.
+    async fn skip_white_space(&mut self) -> Result<(), Failure> {
+        loop {
+            let white = self.buffer.len() - self.buffer.trim_ascii_start().len();
+            self.buffer.drain(..white);
+            if !self.buffer.is_empty() {
+                return Ok(());
             }
+            self.fill().await?;
         }
     }
 
@@ -133,6 +149,9 @@ impl Stream {
         authenticated: Option<&Jid>,
     ) -> Result<StreamOpen, Failure> {
         self.header_sent = false;
+        if self.host.is_some() {
+            self.skip_white_space().await?;
+        }
         let open = match self.next().await? {
             Input::Open(open) => open,
             Input::Element(_) => return Err(StreamCondition::NotWellFormed.into()),

@@ -132,6 +132,22 @@ async fn t11_certificates_are_reloaded_under_live_sessions() {
 }
 
 #[tokio::test]
+async fn a_line_feed_behind_elements_that_restart_the_stream_is_skipped() {
+    let world = World::new();
+    let mut raw = world.open().await;
+    raw.send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>\n").await.unwrap();
+    raw.read_until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await.unwrap();
+    raw.handshake(tls::client_config(&[]), "localhost").await.unwrap();
+    raw.send("\n").await.unwrap();
+    raw.open("localhost").await.unwrap();
+    let message = format!("\0romeo\0{}", world.server.account("romeo").password);
+    assert_eq!(sasl(&mut raw, &format!("{}\n", auth("PLAIN", message))).await, "success");
+    raw.open("localhost").await.unwrap();
+    drop(raw);
+    world.end();
+}
+
+#[tokio::test]
 async fn x15_white_space_between_proceed_and_client_hello() {
     let world = World::new();
     let mut raw = world.connect().await;
