@@ -18,6 +18,7 @@ use waystation_c2s::{C2s, Limits};
 use waystation_config::Config;
 use waystation_core::disco::{Contacts, FeatureTable};
 use waystation_core::module::{Module, Registration};
+use waystation_core::storage::Storage;
 use waystation_core::{StreamCondition, StreamError, xml};
 use waystation_disco::Disco;
 use waystation_info::{Info, Software};
@@ -58,28 +59,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let table = Arc::new(OnceLock::new());
     let registration_server = Arc::new(OnceLock::new());
     let limits = &config.limits;
-    let roster = RosterConfig {
-        max_items: limits.roster_items as usize,
-        max_roster_bytes: limits.roster_bytes.bytes(),
-        ..RosterConfig::default()
-    };
-    let offline_limits = waystation_offline::Limits {
-        messages: limits.offline_messages as usize,
-        bytes: limits.offline_bytes.0,
-    };
-    let registration = waystation_registration::Config {
-        enabled: config.registration.enabled,
-        interval: if limits.disabled { std::time::Duration::ZERO } else { config.registration.interval },
-        allow_mixed_scripts: !config.registration.refuse_mixed_scripts,
-        ..waystation_registration::Config::default()
-    };
-    let modules: Vec<Box<dyn Module>> = vec![
-        Box::new(RosterModule::new(storage.clone(), roster)),
-        Box::new(Offline::new(storage.clone(), offline_limits)),
-        Box::new(Disco::new(table.clone())),
-        Box::new(Info::new(software(config), storage.clone())),
-        Box::new(InBandRegistration::new(registration, registration_server.clone())),
-    ];
+    let modules = modules(config, &storage, &table, &registration_server);
     let mut registrations: Vec<Registration> = modules.iter().map(|m| m.registration()).collect();
     let features =
         FeatureTable::from_registrations(&registrations, "Waystation", &contacts(config), Vec::new());
@@ -182,6 +162,38 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     arbiters.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// All modules, as the configuration wants them.
+fn modules(
+    config: &Config,
+    storage: &Arc<dyn Storage>,
+    table: &Arc<OnceLock<FeatureTable>>,
+    registration_server: &Arc<OnceLock<waystation_registration::Server>>,
+) -> Vec<Box<dyn Module>> {
+    let limits = &config.limits;
+    let roster = RosterConfig {
+        max_items: limits.roster_items as usize,
+        max_roster_bytes: limits.roster_bytes.bytes(),
+        ..RosterConfig::default()
+    };
+    let offline_limits = waystation_offline::Limits {
+        messages: limits.offline_messages as usize,
+        bytes: limits.offline_bytes.0,
+    };
+    let registration = waystation_registration::Config {
+        enabled: config.registration.enabled,
+        interval: if limits.disabled { std::time::Duration::ZERO } else { config.registration.interval },
+        allow_mixed_scripts: !config.registration.refuse_mixed_scripts,
+        ..waystation_registration::Config::default()
+    };
+    vec![
+        Box::new(RosterModule::new(storage.clone(), roster)),
+        Box::new(Offline::new(storage.clone(), offline_limits)),
+        Box::new(Disco::new(table.clone())),
+        Box::new(Info::new(software(config), storage.clone())),
+        Box::new(InBandRegistration::new(registration, registration_server.clone())),
+    ]
 }
 
 fn threads(config: &Config) -> usize {
@@ -428,4 +440,26 @@ async fn stop_sessions(router: &Arc<Router>, drain: &Drain, config: &Config) {
         tracing::warn!(connections = left, "connections did not end in time");
     }
     router.settle(deadline.saturating_duration_since(Instant::now())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use waystation_storage::{Kind, Options};
+
+    use super::*;
+
+    #[test]
+    fn the_readme_names_every_specification_with_its_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::lock(folder.path()).unwrap();
+        let options = Options { kind: Kind::Memory, ..Options::default() };
+        let storage = waystation_storage::open(&data_dir, &options).unwrap();
+        let modules = modules(&Config::default(), &storage, &Arc::default(), &Arc::default());
+        let registered = modules.iter().flat_map(|m| m.registration().specs);
+        let readme = include_str!("../../../README.md");
+        for spec in registered.chain(waystation_c2s::SPECS.iter().copied()) {
+            let row = format!("| {} | {}", spec.id, spec.version);
+            assert!(readme.contains(row.trim_end()), "the README has no row that begins with {row:?}");
+        }
+    }
 }
