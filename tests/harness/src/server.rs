@@ -411,7 +411,7 @@ fn reserve_endpoint(hosts: &[String]) -> Result<Endpoint> {
 fn spawn(program: &Program, core: Option<usize>, log: &Path) -> Result<Child> {
     let file = File::options().create(true).append(true).open(log).map_err(Error::io("open the log"))?;
     let copy = file.try_clone().map_err(Error::io("open the log"))?;
-    let mut command = match core {
+    let command = match core {
         // taskset replaces itself by the program, so the process id is the server's.
         Some(core) => {
             let mut command = Command::new("taskset");
@@ -420,6 +420,7 @@ fn spawn(program: &Program, core: Option<usize>, log: &Path) -> Result<Child> {
         }
         None => Command::new(&program.path),
     };
+    let mut command = waystation::clean(command);
     command.args(&program.args).envs(program.env.iter().map(|(k, v)| (k, v)));
     command.stdin(Stdio::null()).stdout(file).stderr(copy);
     command.spawn().map_err(Error::io(format!("start {}", program.path.display())))

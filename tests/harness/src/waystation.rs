@@ -49,7 +49,7 @@ pub(crate) fn command(
     args: &[&str],
     input: &str,
 ) -> Result<Output> {
-    let mut child = Command::new(binary()?)
+    let mut child = clean(Command::new(binary()?))
         .args(args)
         .args(settings(config, at, folder))
         .stdin(Stdio::piped())
@@ -62,6 +62,15 @@ pub(crate) fn command(
         let _closed_early = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output().map_err(Error::io("wait for waystation"))
+}
+
+/// Takes the tests' own variables out of a child's environment: to the server, `WAYSTATION_*` is configuration.
+pub(crate) fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WAYSTATION_"))
+    {
+        command.env_remove(name);
+    }
+    command
 }
 
 fn settings(config: &Config, at: &Endpoint, folder: &Path) -> Vec<String> {

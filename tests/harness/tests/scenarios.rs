@@ -16,7 +16,11 @@ use waystation_harness::{Account, Config, Server};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let mut config = Config::default();
+    // All scenarios connect from one address within seconds; what limits do is tested elsewhere.
+    let mut config = Config::default()
+        .with("limits.connection_rate", "100000")
+        .with("limits.connection_burst", "100000")
+        .with("limits.connections_per_address", "10000");
     let kind = config.kind;
     let server: Arc<OnceLock<Server>> = Arc::default();
     let mut trials = Vec::new();

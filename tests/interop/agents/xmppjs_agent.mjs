@@ -27,6 +27,8 @@ function connect(command) {
     },
   });
   xmpp.reconnect.stop();
+  // The library's two seconds are short for its own PBKDF2 on a busy machine.
+  xmpp.timeout = 20_000;
   xmpp.iqCallee.set(ROSTER, "query", ({ stanza, element }) => {
     // A push is believed only from the own account (RFC 6121 2.1.6).
     const from = stanza.attrs.from;
