@@ -15,7 +15,7 @@ impl Account {
     /// Answers a probe to the account or one of its resources.
     pub(crate) fn answer_probe(&self, sessions: &Sessions, probe: &Stanza, effects: &mut Effects) {
         let (Some(from), Some(to)) = (probe.from(), probe.to()) else { return };
-        if !self.removed && self.relation(from) != Relation::Stranger {
+        if self.relation(from) != Relation::Stranger {
             match to.resource() {
                 None => self.answer_bare(sessions, probe, from, effects),
                 Some(resource) => {

@@ -155,9 +155,9 @@ impl Account {
             },
             ..old
         };
-        let seen = contact.listed
-            && (old.state.attribute(), old.state.is_pending_out())
-                != (outcome.state.attribute(), outcome.state.is_pending_out());
+        // Only items of the roster ever change in these two.
+        let seen = (old.state.attribute(), old.state.is_pending_out())
+            != (outcome.state.attribute(), outcome.state.is_pending_out());
         if let Some(delivered) = delivered {
             // Requests go to available resources, what changes a subscription to interested ones
             // (RFC 6121 3.1.3, 3.1.6, 3.2.3, 3.3.3).

@@ -181,6 +181,8 @@ fn s2_5_2_removing_an_item_ends_subscriptions_and_requests_in_both_directions() 
 fn account_removal_tells_contacts_and_leaves_no_row() {
     let mut world = World::new();
     world.login(ME);
+    world.close(ME);
+    world.login(ME);
     for state in STATES {
         let contact = format!("c{}@example.net", state.0.replace([' ', '+'], "").to_lowercase());
         for step in state.1 {
@@ -245,6 +247,24 @@ fn account_removal_tells_contacts_and_leaves_no_row() {
         ["<presence from='me@example.org/r' to='room@muc.example.net/nick' type='unavailable'/>"]
     );
     assert_eq!(world.store.rows().into_keys().collect::<Vec<_>>(), others);
+}
+
+#[test]
+fn rosters_of_any_size_are_loaded_and_no_configuration_makes_them_too_large_to_remove() {
+    let config = RosterConfig { max_items: usize::MAX, max_requests: usize::MAX, ..RosterConfig::default() };
+    let mut world = World::with(config);
+    world.bind(ME);
+    for i in 0..4_010 {
+        world.send(ME, &format!("<presence to='c{i}@example.net' type='subscribe' id='e'/>"));
+        world.receive(&format!("<presence from='r{i}@example.net' to='me@example.org' type='subscribe'/>"));
+    }
+    assert_eq!(world.routed().len(), 4_000);
+    assert_eq!(world.got(ME).len(), 10);
+    assert_eq!(world.stored_roster("me@example.org").matches("<item").count(), 4_000);
+    assert_eq!(world.stored_greeting("me@example.org").len(), 8_001);
+    world.reload("me@example.org");
+    world.remove_account("me@example.org");
+    assert!(world.store.rows().is_empty());
 }
 
 #[test]

@@ -249,6 +249,10 @@ fn s4_6_3_case_2_others_hear_of_the_end_but_of_no_broadcast() {
         let routed = world.routed();
         assert_eq!(routed.len(), 3, "two subscribers and the room: {routed:?}");
         assert_eq!(routed[2], expected);
+        if how == "unavailable" {
+            world.close(ME);
+            assert!(world.routed().is_empty(), "once is enough");
+        }
     }
 }
 

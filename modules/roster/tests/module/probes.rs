@@ -18,6 +18,7 @@ fn s4_3_2_a_subscriber_gets_the_last_presence_of_every_available_resource() {
     {
         let full = format!("me@example.org/{resource}");
         world.bind(&full);
+        world.send(&full, "<presence id='first'><show>away</show></presence>");
         world.send(&full, presence);
     }
     world.bind("me@example.org/connected-only");
@@ -159,4 +160,39 @@ fn s4_6_6_who_got_directed_presence_may_ask_whether_it_still_holds() {
     world.routed();
     world.receive("<presence from='room@muc.example.net/nick' to='me@example.org/r' type='probe' id='p'/>");
     assert_eq!(world.routed(), [refused("room@muc.example.net/nick")]);
+}
+
+#[test]
+fn s4_3_1_within_a_domain_only_the_new_resource_hears_the_answer() {
+    let mut world = World::new();
+    world.login("juliet@example.org/balcony");
+    world.login("romeo@example.org/a");
+    world.send("romeo@example.org/a", "<presence to='juliet@example.org' type='subscribe'/>");
+    world.settle();
+    world.send("juliet@example.org/balcony", "<presence to='romeo@example.org' type='subscribed'/>");
+    world.settle();
+    world.got("romeo@example.org/a");
+    world.bind("romeo@example.org/b");
+    world.send("romeo@example.org/b", "<presence/>");
+    world.settle();
+    assert_eq!(
+        world.got("romeo@example.org/b").last().unwrap(),
+        "<presence from='juliet@example.org/balcony' to='romeo@example.org/b'/>"
+    );
+    assert_eq!(
+        world.got("romeo@example.org/a"),
+        ["<presence from='romeo@example.org/b' to='romeo@example.org'/>"]
+    );
+    // A subscription that the contact does not know of ends all the same.
+    world.fail_next_commit();
+    world.send("juliet@example.org/balcony", "<presence to='romeo@example.org' type='unsubscribed'/>");
+    assert!(world.roster("juliet@example.org").1.contains("'from'"), "that failed");
+    world.send("juliet@example.org/balcony", "<presence to='romeo@example.org' type='unsubscribed'/>");
+    world.fail_next_commit();
+    world.settle();
+    assert!(world.roster("romeo@example.org").1.contains("'to'"), "romeo missed it");
+    world.close("romeo@example.org/b");
+    world.login("romeo@example.org/b");
+    world.settle();
+    assert!(world.roster("romeo@example.org").1.contains("'none'"));
 }

@@ -222,6 +222,24 @@ fn a_full_roster_refuses_new_items_only() {
 }
 
 #[test]
+fn a_limit_that_was_lowered_does_not_lock_the_roster() {
+    let mut world = World::new();
+    world.login(ME);
+    for name in ["a", "b", "c"] {
+        world.send(ME, &set(&format!("<item jid='{name}@example.net'/>")));
+    }
+    world.config.max_items = 1;
+    world.reload("me@example.org");
+    world.got(ME);
+    world.send(ME, &set("<item jid='c@example.net' name='C'/>"));
+    assert!(world.got(ME)[0].contains("type='result'"));
+    world.send(ME, &set("<item jid='c@example.net' subscription='remove'/>"));
+    world.got(ME);
+    world.send(ME, &set("<item jid='d@example.net'/>"));
+    assert_eq!(error(&mut world), "modify policy-violation");
+}
+
+#[test]
 fn the_bytes_of_a_roster_are_limited() {
     // Each item: 13 bytes of JID and 10 of name.
     let mut world = World::with(RosterConfig { max_roster_bytes: 46, ..RosterConfig::default() });
@@ -359,6 +377,20 @@ fn s2_6_an_item_that_comes_back_is_no_removal_any_more() {
     assert!(
         got.len() == 2 && got[1].contains("<item jid='a@example.net' subscription='none' name='again'/>")
     );
+
+    // Nor does it take the place of one.
+    for i in 0..300 {
+        world.send(ME, &set(&format!("<item jid='x{i}@example.net'/>")));
+    }
+    let version = world.roster("me@example.org").0;
+    world.send(ME, &set("<item jid='a@example.net' subscription='remove'/>"));
+    world.send(ME, &set("<item jid='a@example.net'/>"));
+    for i in 0..100 {
+        world.send(ME, &set(&format!("<item jid='x{i}@example.net' subscription='remove'/>")));
+    }
+    world.got("me@example.org/new");
+    world.send("me@example.org/new", &get_since(&version));
+    assert_eq!(world.got("me@example.org/new").len(), 102);
 }
 
 #[test]

@@ -76,25 +76,46 @@ fn s3_1_3_a_request_waits_whole_and_reaches_every_new_resource_until_it_is_answe
 }
 
 #[test]
-fn s3_1_3_requests_go_to_available_resources_and_pushes_to_interested_ones() {
+fn s3_1_3_requests_go_to_available_resources_all_else_to_interested_ones() {
+    let (available, interested) = ("me@example.org/available", "me@example.org/interested");
     let mut world = World::new();
-    world.bind("me@example.org/available");
-    world.send("me@example.org/available", "<presence/>");
-    world.bind("me@example.org/interested");
-    world.send("me@example.org/interested", "<iq type='get' id='g'><query xmlns='jabber:iq:roster'/></iq>");
-    world.got("me@example.org/available");
-    world.got("me@example.org/interested");
+    world.bind(available);
+    world.send(available, "<presence/>");
+    world.bind(interested);
+    world.send(interested, "<iq type='get' id='g'><query xmlns='jabber:iq:roster'/></iq>");
+    world.got(available);
+    world.got(interested);
     step(&mut world, "<subscribe");
     assert_eq!(
-        world.got("me@example.org/available"),
+        world.got(available),
         ["<presence from='other@example.net' to='me@example.org' type='subscribe' id='r'/>"]
     );
-    assert!(world.got("me@example.org/interested").is_empty());
-    world.send("me@example.org/available", "<presence to='other@example.net' type='subscribed'/>");
-    assert!(world.got("me@example.org/available").is_empty());
-    let pushes = world.got("me@example.org/interested");
-    assert_eq!(pushes.len(), 1);
-    assert!(pushes[0].contains("<item jid='other@example.net' subscription='from'/>"), "{pushes:?}");
+    assert!(world.got(interested).is_empty());
+    world.send(available, "<presence to='other@example.net' type='subscribed'/>");
+    world.send(available, "<presence to='other@example.net' type='subscribe'/>");
+    for (kind, after) in [("subscribed", "both"), ("unsubscribe", "to"), ("unsubscribed", "none")] {
+        world.got(interested);
+        step(&mut world, &format!("<{kind}"));
+        let got = world.got(interested);
+        let notice = format!("<presence from='other@example.net' to='me@example.org' type='{kind}' id='r'/>");
+        assert_eq!(got[0], notice);
+        assert!(got[1].contains(&format!("subscription='{after}'")), "{got:?}");
+        assert!(world.got(available).is_empty(), "{kind}");
+    }
+}
+
+#[test]
+fn s3_1_3_a_subscriber_that_asks_again_gets_the_presence_as_well() {
+    let mut world = in_state("From");
+    step(&mut world, "<subscribe");
+    assert_eq!(
+        world.routed(),
+        [
+            "<presence from='me@example.org' to='other@example.net' type='subscribed' id='r'/>",
+            "<presence from='me@example.org/r' to='other@example.net'/>",
+        ]
+    );
+    assert!(world.got(ME).is_empty());
 }
 
 #[test]
