@@ -169,6 +169,7 @@ async fn m13_binding() {
     let mut first = world.login("romeo", "r").await;
     let mut second = world.login("romeo", "r").await;
     first.raw().expect_stream_error("conflict").await.unwrap();
+    drop(first);
     assert!(second.drain().await.unwrap().is_empty(), "the newer session lives");
     second.send("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>").await.unwrap();
     assert_eq!(condition(&second.reply("b").await.unwrap()), "not-allowed");

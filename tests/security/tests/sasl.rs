@@ -147,6 +147,7 @@ async fn a7_brute_force() {
         );
     }
     raw.expect_stream_error("policy-violation").await.unwrap();
+    drop(raw);
     // Over connections: the pair of address and account is refused for a while ...
     let mut refused = false;
     for _ in 0..8 {
@@ -212,6 +213,7 @@ async fn m5_registration_is_off_unless_it_is_switched_on() {
     let mut raw = world.open_tls().await;
     raw.send(register("tybalt")).await.unwrap();
     raw.expect_stream_error("not-authorized").await.unwrap();
+    drop(raw);
     world.end();
     let world = World::with(Config::default().with("registration.enabled", "true"));
     let mut raw: RawClient = world.open_tls().await;

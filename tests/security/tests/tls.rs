@@ -53,6 +53,7 @@ async fn t3_a8_nothing_before_tls_where_it_is_required() {
     }
     raw.send("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>").await.unwrap();
     raw.expect_stream_error("not-authorized").await.unwrap();
+    drop(raw);
     // With TLS the same server lets the client in.
     let login = Login::resource("r").over(Security::StartTls);
     Client::login(server.endpoint(), server.account("romeo"), &login).await.unwrap().close().await.unwrap();
