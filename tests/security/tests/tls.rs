@@ -158,5 +158,6 @@ async fn x15_white_space_between_proceed_and_client_hello() {
     raw.read_until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await.unwrap();
     raw.send("     ").await.unwrap();
     assert!(raw.handshake(tls::client_config(&[]), "localhost").await.is_err());
+    drop(raw);
     world.end();
 }

@@ -148,6 +148,7 @@ async fn x8_x9_x10_x11_sizes() {
         .await
         .unwrap();
     raw.expect_stream_error("policy-violation").await.unwrap();
+    drop(raw);
     let cases = [
         format!("<message to='juliet@localhost'><body>{}</body></message>", "x".repeat(262_145)),
         format!("<message to='juliet@localhost' x='{}'/>", "x".repeat(262_145)),
