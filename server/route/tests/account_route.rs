@@ -431,7 +431,12 @@ async fn a_failed_commit_is_told_and_the_state_is_read_anew() {
     let loads = world.loads.load(Ordering::SeqCst);
     world.fail_commit.store(true, Ordering::SeqCst);
     client.presence(PresenceType::Subscribe);
+    // Worked out while the commit is under way, from a state that will not have been stored.
+    let done = client.presence(PresenceType::Subscribe);
+    client.presence(PresenceType::Available);
     assert_eq!(client.next().await, "resource-constraint");
+    assert_eq!(client.next().await, "resource-constraint", "the second is refused, not committed");
+    until("all are done", || client.done.load(Ordering::SeqCst) > done).await;
     until("the state is read anew", || world.loads.load(Ordering::SeqCst) == loads + 1).await;
     send(&world, "x@h/r", "a@h/r", "still here");
     assert_eq!(client.next().await, "still here");

@@ -1,5 +1,7 @@
 //! The program and its configuration: what is said of mistakes, which source wins, what is shown.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use support::{Place, finish};

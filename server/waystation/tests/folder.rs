@@ -1,5 +1,7 @@
 //! Accounts in a data folder that no server uses.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,7 @@
 //! Commands beside a running server, which is played here line by line.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Write};

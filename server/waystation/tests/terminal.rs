@@ -1,5 +1,7 @@
 //! The password prompt, on a pseudo-terminal.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::fs::File;

@@ -138,7 +138,10 @@ fn escaped_text_is_hashed_as_the_text_that_it_stands_for() {
 /// must be refused, and it must be the forged one.
 #[test]
 fn m3_parts_moved_over_a_boundary_are_refused() {
-    let honest = info(EXODUS);
+    let mut honest = info(EXODUS);
+    // A feature whose name could be that of a field.
+    honest.features.push("vcard-temp".into());
+    assert!(accepted(&honest));
     let moved = |change: &dyn Fn(&mut DiscoInfo)| {
         let mut forged = honest.clone();
         change(&mut forged);

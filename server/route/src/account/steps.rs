@@ -4,10 +4,11 @@
 //! announce is announced only after it; when a commit fails, its requester is told and the
 //! logic's memory, which is ahead of the store, is read anew.
 
+use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
-use waystation_core::account::{Effect, Effects, Step};
+use waystation_core::account::{Effect, Effects, Persist, Step};
 use waystation_core::storage::{BoxFuture, StorageError};
 use waystation_core::{SessionId, Stanza, StanzaError, StreamCondition, StreamError};
 use waystation_runtime::Offer;
@@ -95,18 +96,30 @@ impl AccountRoute {
 
     fn commit_failed(&mut self, error: &StorageError, request: Option<Stanza>) {
         tracing::error!(account = %self.account, %error, "a change of the roster could not be stored");
-        if let Some(request) = request {
+        let told = |request: Stanza| {
             let error = match error {
                 StorageError::Full => StanzaError::from(StorageError::Full),
                 _ => StanzaError::from(StorageError::Closed),
             };
             self.router.refuse(&request, &error);
+        };
+        request.into_iter().for_each(told);
+        let reload = matches!(&self.state, State::Live(presence) if presence.must_reload_after_failure());
+        if !reload {
+            return;
         }
-        if let State::Live(presence) = &self.state
-            && presence.must_reload_after_failure()
-        {
-            self.state = Self::load(&self.router, &self.account);
+        // What is queued was worked out from a state that was never stored: it may tell
+        // someone what they may not know, and its commits would store that state after all.
+        let (kept, stale): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.steps)
+            .into_iter()
+            .partition(|step| matches!(step, QueuedStep::Removed(_)));
+        for step in stale {
+            if let QueuedStep::Step(Step::Persist(Persist { request: Some(request), .. })) = step {
+                told(request);
+            }
         }
+        self.steps = kept;
+        self.state = Self::load(&self.router, &self.account);
     }
 
     fn apply(&mut self, effect: Effect) {

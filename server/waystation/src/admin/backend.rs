@@ -2,7 +2,7 @@
 //! put together around a data folder for administration alone.
 
 use std::sync::Arc;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::stream::{self, StreamExt};
 use waystation_auth::{AccountError, Accounts};
@@ -19,6 +19,9 @@ use super::{AdminBackend, AdminError, ErrorKind, NewAccount, Password, SessionRo
 
 /// Accounts that are made at once: enough to share a commit among several.
 const PARALLEL: usize = 16;
+/// How often an account is tried again that had to stand back for logins.
+const BUSY_TRIES: usize = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The parts of a server.
 pub(crate) struct Backend {
@@ -108,8 +111,16 @@ impl AdminBackend for Backend {
 
     fn add_users(&self, users: Vec<NewAccount>) -> BoxFuture<'_, Vec<Result<(), AdminError>>> {
         let add = async |NewAccount { jid, password }: NewAccount| {
-            let created = self.accounts.create(jid.domain(), local(&jid), password.reveal()).await;
-            created.map(drop).map_err(AdminError::from)
+            let mut tries = 0;
+            loop {
+                match self.accounts.create(jid.domain(), local(&jid), password.reveal()).await {
+                    Err(AccountError::Busy(_)) if tries < BUSY_TRIES => {
+                        tries += 1;
+                        tokio::time::sleep(BUSY_PAUSE).await;
+                    }
+                    result => return result.map(drop).map_err(AdminError::from),
+                }
+            }
         };
         Box::pin(stream::iter(users).map(add).buffered(PARALLEL).collect())
     }

@@ -61,9 +61,10 @@ impl Dispatcher {
             Request::ListSessions { jid, after, limit } => {
                 let account = jid.map(|jid| self.account(&jid)).transpose()?;
                 let limit = page(limit)?;
+                let after = after.map(|after| self.local(&after)).transpose()?;
                 let mut sessions = backend.list_sessions(account).await?;
                 if let Some(after) = after {
-                    sessions.retain(|session| session.jid > after);
+                    sessions.retain(|session| session.jid.as_str() > after.as_str());
                 }
                 let more = sessions.len() > limit;
                 sessions.truncate(limit);

@@ -83,9 +83,9 @@ pub(super) fn list(
     request: impl Fn(Option<String>, usize) -> Request,
 ) -> Result<(), CliError> {
     let Page { limit, mut after, json } = page;
-    let mut left = limit.unwrap_or(usize::MAX);
+    let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut rows = Rows::new(json);
-    let mut is_more = left == 0;
+    let mut is_more = false;
     while left > 0 {
         let (last, more) = match access.ask(request(after.clone(), left.min(MAX_PAGE)))? {
             Response::Users { jids, more } => {

@@ -175,8 +175,8 @@ pub(super) struct ShowUser {
 #[derive(Debug, Args)]
 pub(super) struct Page {
     /// Shows at most so many, and where to go on
-    #[arg(long, value_name = "COUNT")]
-    pub(super) limit: Option<usize>,
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) limit: Option<u64>,
     /// Begins behind this JID, which need not exist
     #[arg(long, value_name = "JID")]
     pub(super) after: Option<String>,
