@@ -304,6 +304,15 @@ impl Stanza {
         self.readdressed(self.from.clone(), Some(to))
     }
 
+    /// The same stanza with an `xml:lang`, escaped already.
+    #[must_use]
+    pub fn with_raw_lang(&self, lang: &str) -> Self {
+        let mut out = self.clone();
+        out.lang = Some(Bytes::copy_from_slice(lang.as_bytes()));
+        out.rewrite_head();
+        out
+    }
+
     /// The same stanza with `xml` (well-formed elements that declare their own namespaces)
     /// added as its last children, for example a `<delay/>` stamp.
     #[must_use]

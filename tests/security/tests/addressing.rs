@@ -67,6 +67,30 @@ async fn f5_a_forged_carbon_names_its_sender() {
 }
 
 #[tokio::test]
+async fn f6_what_only_a_server_may_say_is_removed() {
+    let world = World::new();
+    let mut juliet = world.login("juliet", "r").await;
+    let mut romeo = world.login("romeo", "r").await;
+    romeo
+        .send(
+            "<message to='juliet@localhost/r'><body>x</body>\
+             <stanza-id xmlns='urn:xmpp:sid:0' id='1' by='juliet@localhost'/>\
+             <stanza-id xmlns='urn:xmpp:sid:0' id='2' by='JULIET@localhost'/>\
+             <stanza-id xmlns='urn:xmpp:sid:0' id='3' by='room@elsewhere.example'/>\
+             <delay xmlns='urn:xmpp:delay' from='localhost' stamp='2020-01-01T00:00:00Z'/></message>",
+        )
+        .await
+        .unwrap();
+    let got = juliet.next("the message").await.unwrap();
+    let ids: Vec<_> =
+        got.children().filter(|c| c.local() == "stanza-id").filter_map(|c| c.attr("id")).collect();
+    assert_eq!(ids, ["3"], "{got}");
+    assert!(got.child("delay").is_none() && got.child("body").is_some(), "{got}");
+    drop((romeo, juliet));
+    world.end();
+}
+
+#[tokio::test]
 async fn f7_answers_that_nobody_asked_for() {
     let world = World::new();
     let mut juliet = world.login("juliet", "r").await;

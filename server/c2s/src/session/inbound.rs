@@ -112,7 +112,9 @@ impl Link {
             Kind::Message => {
                 // RFC 6120 10.3.1: without `to`, to oneself.
                 let stanza = if stanza.to().is_none() { stanza.with_to(self.bare.clone()) } else { stanza };
-                self.route(stanza);
+                let router = &self.shared.router;
+                let clean = super::spoof::cleaned(&stanza, |domain| router.is_local(domain));
+                self.route(clean.unwrap_or(stanza));
             }
             Kind::Iq => self.iq(stanza),
         }

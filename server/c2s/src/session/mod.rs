@@ -9,6 +9,7 @@
 mod inbound;
 mod keepalive;
 mod rate;
+mod spoof;
 
 use std::collections::VecDeque;
 use std::future::Future;
