@@ -6,7 +6,7 @@
 //! What must hold: nothing is kept of an account that was removed, also when its sessions end
 //! only after its removal.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -32,11 +32,14 @@ pub(crate) struct LastActivity {
     storage: Arc<dyn Storage>,
     /// Accounts that were removed and have not had a session since.
     removed: Mutex<VecDeque<Jid>>,
+    /// Records on their way to the store, so that a query sees them at once. As many as there
+    /// are commits under way.
+    pending: Arc<Mutex<HashMap<Jid, Bytes>>>,
 }
 
 impl LastActivity {
     pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, removed: Mutex::default() }
+        Self { storage, removed: Mutex::default(), pending: Arc::default() }
     }
 
     fn removed(&self) -> MutexGuard<'_, VecDeque<Jid>> {
@@ -53,12 +56,17 @@ impl IqHandler for LastActivity {
             return Box::pin(async { Err(error) });
         }
         let storage = self.storage.clone();
+        let pending = lock(&self.pending).get(request.target.bare_str()).cloned();
         Box::pin(async move {
             let query = Element::new("query", NS_LAST);
             if request.available {
                 return Ok(Some(query.with_attr("seconds", "0")));
             }
-            let Some(record) = storage.get(SPACE, account_key(&request.target)).await? else {
+            let record = match pending {
+                Some(record) => Some(record),
+                None => storage.get(SPACE, account_key(&request.target)).await?,
+            };
+            let Some(record) = record else {
                 // It was never there.
                 return Err(Condition::ServiceUnavailable.into());
             };
@@ -81,15 +89,19 @@ impl SessionObserver for LastActivity {
             return;
         }
         let status = presence.and_then(status).unwrap_or_default();
-        let commit = self.storage.commit(Batch::new().put(
-            SPACE,
-            account_key(session),
-            record(Timestamp::now(), &status),
-        ));
+        let record = Bytes::from(record(Timestamp::now(), &status));
         let account = session.to_bare();
+        lock(&self.pending).insert(account.clone(), record.clone());
+        let commit = self.storage.commit(Batch::new().put(SPACE, account_key(session), record.clone()));
+        let pending = self.pending.clone();
         tokio::spawn(async move {
             if let Err(error) = commit.await {
                 tracing::warn!(%account, %error, "last activity could not be stored");
+            }
+            let mut pending = lock(&pending);
+            // A newer record may have taken its place.
+            if pending.get(&account) == Some(&record) {
+                pending.remove(&account);
             }
         });
     }
@@ -102,8 +114,14 @@ impl AccountRemoved for LastActivity {
             removed.pop_front();
         }
         removed.push_back(account.to_bare());
+        lock(&self.pending).remove(&account.to_bare());
         self.storage.commit(Batch::new().delete(SPACE, account_key(&account)))
     }
+}
+
+fn lock(pending: &Mutex<HashMap<Jid, Bytes>>) -> MutexGuard<'_, HashMap<Jid, Bytes>> {
+    // No change of the map can be left half done by a panic.
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The text of a presence's first status.

@@ -146,6 +146,8 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         stop.started().await;
     }));
     let mut signals = Signals::new()?;
+    // The tasks that were started have their first turn, so that ready means ready.
+    tokio::task::yield_now().await;
     for address in &listening {
         tracing::info!(%address, "listening");
     }

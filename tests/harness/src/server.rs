@@ -202,6 +202,9 @@ impl Server {
             let mut child = spawn(&program, config.core, &folder.path().join("server.log"))?;
             match wait_until_ready(&mut child, &endpoint, program.ready_file.as_deref()) {
                 Ok(()) => {
+                    if config.kind == Kind::Waystation {
+                        wait_for_ready_line(&folder.path().join("server.log"))?;
+                    }
                     let baseline = Sample::of(child.id()).map_err(Error::io("look at the server"))?;
                     return Ok(Self { config, endpoint, child, folder, baseline });
                 }
@@ -477,4 +480,17 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Waits for the server to say that it is ready: before, it may still be opening files, and what it
+/// has open then is no baseline.
+fn wait_for_ready_line(log: &Path) -> Result<()> {
+    let end = Instant::now() + START_DEADLINE;
+    while !fs::read_to_string(log).is_ok_and(|text| text.contains("ready")) {
+        if Instant::now() > end {
+            return Err(Error::Setup(format!("the server does not get ready:\n{}", tail(log))));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

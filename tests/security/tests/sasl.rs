@@ -220,6 +220,7 @@ async fn m5_registration_is_off_unless_it_is_switched_on() {
     raw.send(register("tybalt")).await.unwrap();
     assert_eq!(raw.next_element("a result").await.unwrap().attr("type"), Some("result"));
     assert_eq!(sasl(&mut raw, &auth("PLAIN", "\0tybalt\0Some-Secret-1")).await, "success");
+    drop(raw);
     let mut raw = world.open_tls().await;
     raw.send(register("mercutio")).await.unwrap();
     assert_eq!(
