@@ -1,8 +1,9 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use waystation_core::module::SessionObserver;
-use waystation_core::storage::{Batch, Space};
+use waystation_core::storage::{Batch, Durability, Row, ScanRange, Space, StorageError};
 use waystation_core::{IqType, Jid, Stanza, StanzaType};
 use waystation_storage::{DataDir, Kind, Options};
 
@@ -180,6 +181,48 @@ async fn the_last_session_to_leave_counts() {
     server.goes(0, None);
     server.settle().await;
     assert_eq!(server.last(Relation::Own, false).await.unwrap().text(), "");
+}
+
+/// A store that never gets round to anything.
+struct Stuck;
+
+impl Storage for Stuck {
+    fn get(&self, _: Space, _: Bytes) -> BoxFuture<'_, Result<Option<Bytes>, StorageError>> {
+        Box::pin(ready(Ok(None)))
+    }
+
+    fn scan(&self, _: Space, _: ScanRange) -> BoxFuture<'_, Result<Vec<Row>, StorageError>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+
+    fn commit(&self, _: Batch) -> BoxFuture<'static, Result<(), StorageError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Memory
+    }
+
+    fn name(&self) -> &'static str {
+        "stuck"
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_to_the_store_is_seen() {
+    let storage: Arc<dyn Storage> = Arc::new(Stuck);
+    let registration = Info::new(None, storage.clone()).registration();
+    let server = Server { storage, registration, _folder: tempfile::tempdir().unwrap() };
+    server.goes(0, Some("first"));
+    server.goes(0, Some("second"));
+    assert_eq!(server.last(Relation::Own, false).await.unwrap().text(), "second");
+    let removal = server.registration.on_account_removed.as_ref().unwrap();
+    drop(removal.account_removed(jid("juliet@capulet.example")));
+    assert!(server.last(Relation::Own, false).await.is_err());
 }
 
 #[tokio::test]
