@@ -24,13 +24,16 @@ pub(crate) struct Shared<E> {
 }
 
 impl<E: Engine> Shared<E> {
-    /// Runs `read` on the engine, unless it is closed.
+    /// Runs `act` on the engine, unless it is closed. A panic of the engine is an error: sled
+    /// panics over some damage, which must not take the caller's whole session with it.
     pub(crate) fn with_engine<T>(
         &self,
-        read: impl FnOnce(&E) -> Result<T, StorageError>,
+        act: impl FnOnce(&E) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
-        engine.as_ref().ok_or(StorageError::Closed).and_then(read)
+        let engine = engine.as_ref().ok_or(StorageError::Closed)?;
+        catch_unwind(AssertUnwindSafe(|| act(engine)))
+            .unwrap_or_else(|_| Err(StorageError::Io(format!("the engine {} panicked", E::NAME))))
     }
 }
 
@@ -97,7 +100,10 @@ impl<E: Engine> Committer<E> {
             failed |= !self.commit(group);
         }
         let engine = self.shared.engine.write().unwrap_or_else(PoisonError::into_inner).take();
-        let mut outcome = engine.map_or(Err(StorageError::Closed), Engine::close);
+        let mut outcome = engine.map_or(Err(StorageError::Closed), |engine| {
+            catch_unwind(AssertUnwindSafe(|| engine.close()))
+                .unwrap_or_else(|_| Err(StorageError::Io(format!("the engine {} panicked", E::NAME))))
+        });
         if let Err(error) = &outcome {
             tracing::error!(%error, "the store did not close cleanly");
         } else if failed {
@@ -109,10 +115,7 @@ impl<E: Engine> Committer<E> {
 
     /// Commits a group and answers its callers; false when the store has failed.
     fn commit(&mut self, group: Vec<Entry>) -> bool {
-        // An engine that panics is in no known state, like one that failed to write.
-        let applied = catch_unwind(AssertUnwindSafe(|| self.apply(&group)))
-            .unwrap_or_else(|_| Err(StorageError::Io("the engine panicked".to_owned())));
-        match applied {
+        match self.apply(&group) {
             Ok(outcomes) => {
                 for (entry, outcome) in group.into_iter().zip(outcomes) {
                     // A caller that no longer waits needs no answer.

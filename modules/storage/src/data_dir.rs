@@ -23,8 +23,17 @@ pub struct DataDir {
 #[derive(Debug)]
 struct Locked {
     path: PathBuf,
-    /// Holds the lock; closing the file drops it.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is just being started from this one holds
+        // a copy of it for a moment, and the lock with it.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "cannot unlock the data folder");
+        }
+    }
 }
 
 impl DataDir {
@@ -58,7 +67,7 @@ impl DataDir {
         // The file stays when the lock is dropped: removing it would let two processes lock two
         // files of the same name. The number in it is read only while someone holds the lock.
         write_pid(&mut lock).map_err(OpenError::io("write", &lock_path))?;
-        Ok(Self { inner: Arc::new(Locked { path, _lock: lock }) })
+        Ok(Self { inner: Arc::new(Locked { path, lock }) })
     }
 
     /// The folder.
@@ -162,6 +171,16 @@ mod tests {
         assert!(DataDir::lock(&path).is_err(), "a clone holds the lock");
         drop(clone);
         DataDir::lock(&path).unwrap();
+    }
+
+    #[test]
+    fn a_copy_of_the_lock_file_in_another_process_does_not_keep_the_lock() {
+        let base = tempfile::tempdir().unwrap();
+        let first = DataDir::lock(base.path()).unwrap();
+        let copy = first.inner.lock.try_clone().unwrap();
+        drop(first);
+        DataDir::lock(base.path()).unwrap();
+        drop(copy);
     }
 
     #[test]

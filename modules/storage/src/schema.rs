@@ -7,6 +7,7 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crate::data_dir::{sync_dir, sync_tree, write_atomic};
@@ -35,9 +36,19 @@ pub(crate) fn open_or_create<E: Engine>(
     kind: Kind,
     open: impl Fn(&Path) -> Result<E, OpenError>,
 ) -> Result<E, OpenError> {
+    // sled panics over some damage; that is damage in words as well.
+    let open = |folder: &Path| {
+        catch_unwind(AssertUnwindSafe(|| open(folder))).unwrap_or_else(|_| {
+            Err(OpenError::Damaged {
+                path: folder.to_owned(),
+                engine: E::NAME,
+                detail: "it panicked, as the log tells".to_owned(),
+            })
+        })
+    };
     let store = data_dir.path().join(STORE);
     if is_absent_or_empty(&store)? {
-        create(data_dir.path(), kind, &open)?;
+        create(data_dir.path(), kind, open)?;
     }
     check(&store, kind)?;
     open(&store.join(kind.as_str()))

@@ -11,6 +11,7 @@ pub mod error;
 pub mod jid;
 pub mod module;
 pub mod prep;
+pub mod queue;
 pub mod read;
 pub mod rsm;
 pub mod stanza;

@@ -58,14 +58,14 @@ impl Images {
 
     /// Cuts the power: makes each file below `folder` what was flushed of it, plus, block by
     /// block, none, some or all of what was written since. That then is what is on the device.
-    /// Returns how many blocks were lost.
+    /// Returns how many blocks were written but not flushed.
     pub(crate) fn cut_power(&self, folder: &Path, random: &mut Random) -> usize {
-        let mut lost = 0;
+        let mut pending = 0;
         for path in files_below(folder) {
             let image = self.path().join(path.metadata().expect("a file").ino().to_string());
-            lost += cut_file(&path, &image, random);
+            pending += cut_file(&path, &image, random);
         }
-        lost
+        pending
     }
 }
 
@@ -78,7 +78,7 @@ fn cut_file(path: &Path, image: &Path, random: &mut Random) -> usize {
     let flushed = image.metadata().expect("a size").len();
     let block = if random.within(0..2) == 0 { 4096 } else { 512 };
     let kept_of_8 = [0, 4, 7, 8][usize::try_from(random.within(0..4)).expect("small")];
-    let mut lost = 0;
+    let mut pending = 0;
     let mut end = flushed;
     let mut now = vec![0; block];
     let mut then = vec![0; block];
@@ -88,11 +88,11 @@ fn cut_file(path: &Path, image: &Path, random: &mut Random) -> usize {
         if now == then {
             continue;
         }
+        pending += 1;
         if random.within(0..8) < kept_of_8 && now.len() >= then.len() {
             image.write_all_at(now, at).expect("an image");
             end = end.max(at + now.len() as u64);
         } else {
-            lost += 1;
             // Past the flushed end there was a hole before.
             let mut old = then.to_vec();
             old.resize(now.len().max(then.len()), 0);
@@ -101,7 +101,7 @@ fn cut_file(path: &Path, image: &Path, random: &mut Random) -> usize {
     }
     file.set_len(end).expect("a file of the store");
     image.set_len(end).expect("an image");
-    lost
+    pending
 }
 
 /// Copies a file but for blocks of zeros, of which preallocated files are full.
