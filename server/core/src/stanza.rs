@@ -5,6 +5,8 @@
 //! the start tag; the tail is shared, so that a copy for another recipient costs a new head
 //! at most; addresses and the type in the struct always agree with the head's attributes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use waystation_xml::{Element, Event, Frame, Framer, Limits, escape_attr, escape_text};
 
@@ -183,13 +185,23 @@ impl StanzaType {
     }
 }
 
-/// Name and namespace of a stanza's first child element.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChildName {
-    /// Local name.
-    pub name: Box<str>,
-    /// Namespace.
-    pub namespace: Box<str>,
+/// Name and namespace of a stanza's first child element. All copies of a stanza share it, and
+/// the commonest one is no allocation.
+#[derive(Clone, Debug)]
+pub(crate) enum ChildName {
+    /// `body` in `jabber:client`.
+    Body,
+    /// The local name, and behind it, from this byte on, the namespace.
+    Other(Arc<str>, usize),
+}
+
+impl ChildName {
+    fn parts(&self) -> (&str, &str) {
+        match self {
+            Self::Body => ("body", NS_CLIENT),
+            Self::Other(text, end) => text.split_at(*end),
+        }
+    }
 }
 
 /// A stanza on its way through the server.
@@ -206,7 +218,7 @@ pub struct Stanza {
     pub(crate) lang: Option<Bytes>,
     /// Attributes and namespace declarations besides the five above, verbatim with a leading space.
     pub(crate) extra: Bytes,
-    pub(crate) child: Option<Box<ChildName>>,
+    pub(crate) child: Option<ChildName>,
 }
 
 impl Stanza {
@@ -248,7 +260,7 @@ impl Stanza {
 
     /// Name and namespace of the first child element.
     pub fn child(&self) -> Option<(&str, &str)> {
-        self.child.as_deref().map(|c| (&*c.name, &*c.namespace))
+        self.child.as_ref().map(ChildName::parts)
     }
 
     /// The start tag up to its end, and the rest.
@@ -454,7 +466,7 @@ pub(crate) fn attribute(out: &mut Vec<u8>, start: &str, value: &[u8]) {
 }
 
 /// Name and namespace of the first element of a stanza's content.
-fn first_child(inner: &[u8]) -> Option<Box<ChildName>> {
+fn first_child(inner: &[u8]) -> Option<ChildName> {
     if inner.is_empty() {
         return None;
     }
@@ -467,12 +479,13 @@ fn first_child(inner: &[u8]) -> Option<Box<ChildName>> {
     }
 }
 
-pub(crate) fn child_name(frame: &Frame<'_>) -> Option<Box<ChildName>> {
+pub(crate) fn child_name(frame: &Frame<'_>) -> Option<ChildName> {
     let child = frame.head.child.as_ref()?;
-    Some(Box::new(ChildName {
-        name: child.name(frame.bytes).into(),
-        namespace: child.namespace(frame.bytes).into(),
-    }))
+    let (name, namespace) = (child.name(frame.bytes), child.namespace(frame.bytes));
+    if name == "body" && namespace == NS_CLIENT {
+        return Some(ChildName::Body);
+    }
+    Some(ChildName::Other([name, namespace].concat().into(), name.len()))
 }
 
 /// A `<message/>` with a text body, for notices that the server itself sends.
