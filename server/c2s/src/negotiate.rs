@@ -97,7 +97,8 @@ fn start(shared: Arc<C2s>, stream: Stream, binding: Binding, lang: Option<Box<st
         shared,
         connection: conn,
         framer,
-        backlog: buffer,
+        // An empty one may still hold the room that the negotiation needed.
+        backlog: if buffer.is_empty() { Vec::new() } else { buffer },
         inlet,
         id,
         jid,

@@ -62,6 +62,8 @@ pub struct Sessions {
 impl Sessions {
     /// Adds a session.
     pub fn insert(&mut self, session: LiveSession) {
+        // Most accounts have one session: room for more is made when they come.
+        self.list.reserve_exact(1);
         self.list.push(session);
     }
 

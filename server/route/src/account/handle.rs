@@ -93,6 +93,8 @@ impl AccountRoute {
             self.close_session(old, error);
         }
         let id = self.router.new_session_id();
+        // Most accounts have one session: room for more is made when they come.
+        self.handles.reserve_exact(1);
         self.handles.push(Handle {
             id,
             outlet: request.outlet,

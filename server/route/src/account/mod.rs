@@ -170,8 +170,20 @@ impl AccountRoute {
                 }
             }
             if !progress {
+                self.free_room();
                 return self.rest(cx);
             }
+        }
+    }
+
+    /// Room that a burst needed is not kept: an account that rests has nothing waiting, and
+    /// this is two kilobytes of it.
+    fn free_room(&mut self) {
+        if self.held.is_empty() {
+            self.held = VecDeque::new();
+        }
+        if self.steps.is_empty() {
+            self.steps = VecDeque::new();
         }
     }
 
