@@ -81,6 +81,8 @@ impl AccountRegistry for World {
 }
 
 impl ServerHandle for World {
+    fn to_session(&self, _stanza: Stanza) {}
+
     fn route(&self, stanza: Stanza) {
         panic!("nothing is to be routed: {stanza:?}");
     }

@@ -3,6 +3,7 @@
 //! What must hold: this crate does no I/O and knows no module.
 
 pub mod account;
+pub mod archive;
 pub mod caps;
 pub mod dataform;
 pub mod datetime;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use waystation_xml::Element;
 
 use crate::account::{IqHandler, OfflineStore, PresenceLogic};
+use crate::archive::Archive;
 use crate::error::{StanzaError, StreamError};
 use crate::jid::Jid;
 use crate::stanza::Stanza;
@@ -85,6 +86,8 @@ pub struct Registration {
     pub presence: Option<Arc<dyn PresenceLogic>>,
     /// The offline store, at most one in the server.
     pub offline: Option<Arc<dyn OfflineStore>>,
+    /// The message archive, at most one in the server.
+    pub archive: Option<Arc<dyn Archive>>,
     /// Answers iqs before authentication, at most one in the server.
     pub pre_auth: Option<Arc<dyn PreAuthIq>>,
     /// Hears of sessions that come and go.
@@ -138,6 +141,11 @@ pub trait Module {
 pub trait ServerHandle: Send + Sync + 'static {
     /// Routes a stanza by its `to`; `from` must be set.
     fn route(&self, stanza: Stanza);
+
+    /// Hands a stanza to the local session that its `to` names, in the order of the calls and
+    /// before what is routed to it later; dropped when there is no such session any more. For
+    /// what only the session that asked wants to know, such as pages of an archive.
+    fn to_session(&self, stanza: Stanza);
 
     /// Closes the sessions of an account with a stream error: all of them, or all but one.
     fn close_sessions(&self, account: &Jid, except: Option<crate::account::SessionId>, error: StreamError);

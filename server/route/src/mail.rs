@@ -165,6 +165,8 @@ pub enum AccountMail {
     Outbound(SessionId, Stanza, OrderToken),
     /// A stanza addressed to the account, with the local session that sent it.
     Inbound(Stanza, Option<SessionId>),
+    /// A stanza for the one session that its `to` names.
+    ToSession(Stanza),
     /// Close sessions: all, one resource, or all but one.
     Close(CloseWhich, StreamError),
     /// Describe the sessions.
@@ -188,7 +190,9 @@ impl Weigh for AccountMail {
     fn weight(&self) -> usize {
         OVERHEAD
             + match self {
-                Self::Outbound(_, stanza, _) | Self::Inbound(stanza, _) => stanza.len(),
+                Self::Outbound(_, stanza, _) | Self::Inbound(stanza, _) | Self::ToSession(stanza) => {
+                    stanza.len()
+                }
                 Self::Unbind(_, leftovers) => leftovers.iter().map(Stanza::len).sum(),
                 _ => 0,
             }

@@ -192,6 +192,17 @@ impl Router {
         }
     }
 
+    /// Hands a stanza to the session that its `to` names, and to nothing else.
+    pub fn to_session(self: &Arc<Self>, stanza: Stanza) {
+        let Some(to) = stanza.to().filter(|to| self.is_local(to.domain()) && !to.is_bare()).cloned() else {
+            return;
+        };
+        if let Some(route) = self.directory.find(to.bare_str()) {
+            // Gone: without a route there is no session either.
+            let _ = route.offer_control(AccountMail::ToSession(stanza));
+        }
+    }
+
     /// Gives mail to an account's route, starting it if need be; gives it back when the route
     /// has no credit left.
     ///

@@ -125,6 +125,12 @@ impl ServerHandle for Handle {
         }
     }
 
+    fn to_session(&self, stanza: Stanza) {
+        if let Some(router) = self.router.upgrade() {
+            router.to_session(stanza);
+        }
+    }
+
     fn close_sessions(&self, account: &Jid, except: Option<SessionId>, error: StreamError) {
         if let Some(router) = self.router.upgrade() {
             router.close_sessions(account, except.map_or(CloseWhich::All, CloseWhich::AllBut), error);

@@ -49,6 +49,12 @@ impl AccountRoute {
                     self.undelivered(stanza);
                 }
             }
+            AccountMail::ToSession(stanza) => {
+                let resource = stanza.to().and_then(|to| to.resource());
+                if let Some(id) = resource.and_then(|r| self.sessions.by_resource(r)).map(|s| s.id) {
+                    self.give(id, &stanza);
+                }
+            }
             AccountMail::Close(which, error) => {
                 for id in self.which(&which) {
                     self.close_session(id, error.clone());

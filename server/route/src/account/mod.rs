@@ -271,7 +271,10 @@ impl AccountRoute {
                         self.router.refuse(&stanza, &Condition::InternalServerError.into());
                     }
                 }
-                AccountMail::Close(..) | AccountMail::Describe(_) | AccountMail::Remove(..) => {}
+                AccountMail::ToSession(_)
+                | AccountMail::Close(..)
+                | AccountMail::Describe(_)
+                | AccountMail::Remove(..) => {}
             }
         }
     }
