@@ -1,10 +1,12 @@
-//! What the actors run on: arbiters, outlets with byte credits, a timer wheel, the drain signal.
+//! What the actors run on: arbiters and how late their timers are, outlets with byte credits, a
+//! timer wheel, the drain signal.
 //!
 //! What must hold: every queue between actors is an [`outlet`], bounded in bytes and items;
 //! an idle actor owns no timer of its own, only a place in its arbiter's wheel.
 
 pub mod arbiters;
 pub mod drain;
+pub mod lateness;
 pub mod outlet;
 pub mod wheel;
 
