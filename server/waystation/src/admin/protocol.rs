@@ -26,7 +26,8 @@ pub(crate) const MAX_ADD: usize = 500;
 pub(crate) const MAX_PAGE: usize = 2_000;
 
 /// An account to make, as it is written in a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewUser {
     pub(crate) jid: String,
@@ -34,7 +35,8 @@ pub(crate) struct NewUser {
 }
 
 /// What can be asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Request {
     /// How is the server? With `timers` it measures, which takes a second.
