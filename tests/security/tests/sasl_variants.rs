@@ -161,6 +161,7 @@ async fn a3_recordings_and_messages_out_of_turn() {
         outcome.as_ref().is_err() || outcome.as_ref().is_ok_and(|e| e.local() == "failure"),
         "{outcome:?}"
     );
+    drop(raw);
     // An exchange that was given up can be begun again, and not gone on with.
     let mut raw = world.open_tls().await;
     let last = challenged(&mut raw, &world, "SCRAM-SHA-1", "", Binding::NotSupported).await.unwrap();
@@ -168,6 +169,7 @@ async fn a3_recordings_and_messages_out_of_turn() {
     assert_eq!(sasl(&mut raw, &response(last)).await, "malformed-request");
     let last = challenged(&mut raw, &world, "SCRAM-SHA-1", "", Binding::NotSupported).await.unwrap();
     assert_eq!(sasl(&mut raw, &response(last)).await, "success");
+    drop(raw);
     // Both messages at once: the second cannot know the server's nonce.
     let mut raw = world.open_tls().await;
     raw.send(format!("{}{}", first, response("c=biws,r=abc,p=AAAA"))).await.unwrap();
