@@ -159,6 +159,24 @@ mod tests {
         assert!(bool::from(parts.ct_eq(whole.as_bytes())));
     }
 
+    /// Implemented once for every type and once more for those with `==`, so that a type for which
+    /// the compiler need not ask which one is meant has none.
+    trait NoEquality<A> {
+        fn holds() {}
+    }
+    impl<T: ?Sized> NoEquality<()> for T {}
+    impl<T: ?Sized + PartialEq> NoEquality<u8> for T {}
+
+    #[test]
+    fn a6_what_holds_secrets_has_no_equality() {
+        // This is about compiling, not running.
+        <Secret as NoEquality<_>>::holds();
+        <crate::ServerSecret as NoEquality<_>>::holds();
+        <crate::Credentials as NoEquality<_>>::holds();
+        <crate::credentials::ScramKeys as NoEquality<_>>::holds();
+        <crate::credentials::Candidate as NoEquality<_>>::holds();
+    }
+
     #[test]
     fn a6_secrets_are_not_printed() {
         let secret = Secret::new(b"CANARY-key".to_vec());

@@ -9,6 +9,7 @@ mod client;
 mod dispatch;
 mod folder;
 mod password;
+mod process;
 mod protocol;
 mod server;
 mod socket;
@@ -24,8 +25,8 @@ pub(crate) use dispatch::Dispatcher;
 pub(crate) use folder::{Folder, storage_options};
 pub(crate) use password::Password;
 pub(crate) use protocol::{
-    AdminError, Condition, ErrorKind, MAX_ADD, MAX_PAGE, NewUser, Request, Response, SessionRow, Status,
-    UserDetails,
+    AdminError, ArbiterTimers, Condition, ErrorKind, MAX_ADD, MAX_PAGE, NewUser, Request, Response,
+    SessionRow, Status, UserDetails,
 };
 pub(crate) use server::serve;
 pub(crate) use socket::AdminSocket;
@@ -75,6 +76,6 @@ pub(crate) trait AdminBackend: Send + Sync + 'static {
     /// Reads certificates again; tells what is worth knowing about them.
     fn reload_certificates(&self) -> BoxFuture<'_, Result<Vec<String>, AdminError>>;
 
-    /// How the server is.
-    fn status(&self) -> BoxFuture<'_, Result<Status, AdminError>>;
+    /// How the server is; with `timers` also how late they are, which takes a second to measure.
+    fn status(&self, timers: bool) -> BoxFuture<'_, Result<Status, AdminError>>;
 }

@@ -135,6 +135,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         offline,
         storage: storage.clone(),
         tls: Some(tls.clone()),
+        arbiters: arbiters.clone(),
         started,
     };
 

@@ -89,6 +89,11 @@ fn a_running_server_is_administered_through_its_socket() {
     let status: Value = serde_json::from_str(&server.run(&["status", "--json"]).ok()).unwrap();
     assert_eq!(status["pid"], server.child.id());
     assert_eq!(status["durability"], "fsync");
+    assert!(status["memory"].as_u64().unwrap() > 1 << 20 && status["descriptors"].as_u64().unwrap() > 5);
+    let status: Value = serde_json::from_str(&server.run(&["status", "--timers", "--json"]).ok()).unwrap();
+    let timers = status["timers"].as_array().unwrap();
+    assert!(!timers.is_empty(), "each thread is measured");
+    assert!(timers.iter().all(|t| t["p99_us"].as_u64() <= t["worst_us"].as_u64()), "{timers:?}");
     let log = server.stop();
     assert!(!log.contains("CANARY"), "{log}");
 }

@@ -110,15 +110,29 @@ fn sessions_are_listed_as_json_page_by_page() {
 #[test]
 fn status_and_reload() {
     let status = json!({ "result": "status", "version": "0.1.0", "pid": 7, "uptime": 60, "hosts": ["localhost"],
-                         "storage": "fjall", "durability": "fsync", "sessions": 3 });
-    let (run, _) = Served::answering(std::slice::from_ref(&status)).run(&["status"], "");
+                         "storage": "fjall", "durability": "fsync", "sessions": 3, "routes": 4,
+                         "memory": 20_000_000, "descriptors": 30 });
+    let (run, requests) = Served::answering(std::slice::from_ref(&status)).run(&["status"], "");
+    assert_eq!(requests[0]["request"], json!({ "op": "status", "timers": false }));
     assert_eq!(
         run.ok(),
-        "waystation 0.1.0, process 7\nup         60 s\nhosts      localhost\nsessions   3\n\
-         storage    fjall, durability fsync\n"
+        "waystation 0.1.0, process 7\nup         60 s\nhosts      localhost\nsessions   3, account routes 4\n\
+         memory     20 MiB, open descriptors 30\nstorage    fjall, durability fsync\n"
     );
-    let (run, _) = Served::answering(&[status]).run(&["status", "--json"], "");
-    assert_eq!(serde_json::from_str::<Value>(&run.ok()).unwrap()["pid"], 7);
+    let (run, _) = Served::answering(std::slice::from_ref(&status)).run(&["status", "--json"], "");
+    let shown: Value = serde_json::from_str(&run.ok()).unwrap();
+    assert_eq!((&shown["pid"], &shown["routes"]), (&json!(7), &json!(4)));
+    assert_eq!(shown.get("timers"), None);
+    let mut measured = status;
+    measured["memory"] = Value::Null;
+    measured["timers"] = json!([{ "arbiter": 0, "p99_us": 1_020, "worst_us": 20_003 }]);
+    let (run, requests) = Served::answering(std::slice::from_ref(&measured)).run(&["status", "--timers"], "");
+    assert_eq!(requests[0]["request"], json!({ "op": "status", "timers": true }));
+    let shown = run.ok();
+    assert!(shown.ends_with("timers     arbiter 0: p99 1.020 ms late, worst 20.003 ms late\n"), "{shown}");
+    assert!(shown.contains("memory     unknown, open descriptors 30\n"), "{shown}");
+    let (run, _) = Served::answering(&[measured]).run(&["status", "--timers", "--json"], "");
+    assert_eq!(serde_json::from_str::<Value>(&run.ok()).unwrap()["timers"][0]["worst_us"], 20_003);
     let reloaded = json!({ "result": "reloaded", "warnings": ["a.pem: ends soon"] });
     let (run, _) = Served::answering(&[reloaded]).run(&["reload"], "");
     assert_eq!(run.err, "a.pem: ends soon\n");

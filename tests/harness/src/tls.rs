@@ -3,6 +3,7 @@
 //! What a test checks about certificates it checks itself, from the
 //! certificate that the handshake delivered; here every certificate is taken.
 
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -34,6 +35,14 @@ pub fn client_config_for(
     // A resumed session would skip the certificate and make login figures incomparable.
     config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config)
+}
+
+/// What a client sends first: its ClientHello, as it goes over the wire.
+pub fn client_hello(config: Arc<ClientConfig>, sni: &str) -> io::Result<Vec<u8>> {
+    let name = ServerName::try_from(sni.to_owned()).map_err(io::Error::other)?;
+    let mut hello = Vec::new();
+    ClientConnection::new(config, name).map_err(io::Error::other)?.write_tls(&mut hello)?;
+    Ok(hello)
 }
 
 /// The `tls-exporter` channel binding of RFC 9266 (32 bytes).

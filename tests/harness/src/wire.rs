@@ -57,6 +57,14 @@ impl Wire {
         Ok(())
     }
 
+    /// Makes new keys and tells the server to do the same (RFC 8446 4.6.3); sent with the next write.
+    pub fn update_keys(&mut self) -> io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => tls.refresh_traffic_keys().map_err(io::Error::other),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// The TLS state, once a handshake is done.
     pub fn tls(&self) -> Option<&ClientConnection> {
         self.tls.as_deref()

@@ -5,6 +5,8 @@
 //! server's memory and file descriptors, and its log.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+pub mod openssl;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use waystation_harness::xml::Element;

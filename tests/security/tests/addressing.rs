@@ -91,6 +91,66 @@ async fn f6_what_only_a_server_may_say_is_removed() {
 }
 
 #[tokio::test]
+async fn f6_however_it_is_written() {
+    let world = World::new();
+    let mut juliet = world.login("juliet", "r").await;
+    let mut romeo = world.login("romeo", "r").await;
+    for claim in [
+        "<stanza-id xmlns='urn:xmpp:sid:0' id='1' by='Juliet@LocalHost'/>",
+        "<stanza-id xmlns='urn:xmpp:sid:0' id='1' by='juliet@localhost.'/>",
+        "<stanza-id xmlns='urn:xmpp:sid:0' id='1' by='\u{ff2a}uliet@localhost'/>",
+        "<stanza-id xmlns='urn:xmpp:sid:0' id='1' by='juliet&#64;local&#x68;ost'/>",
+        "<stanza-id xmlns='urn:xmpp:sid:0' id='1' by='localhost'/>",
+        "<stanza-id xmlns='urn:xmpp:sid:0' id='1' by='romeo@localhost'/>",
+        "<stanza-id xmlns='&#x75;rn:xmpp&#58;sid:0' id='1' by='juliet@localhost'/>",
+        "<s:stanza-id xmlns:s='urn:xmpp:sid:0' id='1' by='juliet@localhost'></s:stanza-id>",
+        "<delay xmlns='urn:xmpp:delay' from='LOCALHOST' stamp='2020-01-01T00:00:00Z'/>",
+        "<delay xmlns='urn:xmpp:delay' from='juliet@localhost/r' stamp='2020-01-01T00:00:00Z'>late</delay>",
+    ] {
+        let three = claim.repeat(3);
+        romeo
+            .send(format!("<message to='juliet@localhost/r'>{claim}<body>x</body>{three}</message>"))
+            .await
+            .unwrap();
+        let got = juliet.next("the message").await.unwrap();
+        assert_eq!(got.children().map(|c| c.local()).collect::<Vec<_>>(), ["body"], "{claim}: {got}");
+    }
+    // The prefix may come from the stanza, and stand for the other namespace in between.
+    romeo
+        .send(
+            "<message xmlns:s='urn:xmpp:sid:0' xmlns:d='urn:xmpp:delay' to='juliet@localhost/r'><body>x</body>\
+             <s:stanza-id id='1' by='juliet@localhost'/><d:delay from='localhost' stamp='2020-01-01T00:00:00Z'/>\
+             <s:other xmlns:s='urn:x'/></message>",
+        )
+        .await
+        .unwrap();
+    let got = juliet.next("the message").await.unwrap();
+    assert_eq!(got.children().map(|c| c.local()).collect::<Vec<_>>(), ["body", "other"], "{got}");
+    drop((romeo, juliet));
+    // And from the header of the stream.
+    let header =
+        waystation_security::HEADER.replace("<stream:stream", "<stream:stream xmlns:s='urn:xmpp:sid:0'");
+    let mut juliet = world.login("juliet", "r").await;
+    let mut raw = world.open_tls().await;
+    let account = world.server.account("romeo");
+    raw.authenticate(waystation_harness::Mechanism::Plain, &account.user, &account.password, &[])
+        .await
+        .unwrap();
+    raw.send(header).await.unwrap();
+    raw.read_until("</stream:features>").await.unwrap();
+    raw.send(
+        "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>\
+         <message to='juliet@localhost/r'><body>x</body><s:stanza-id id='1' by='juliet@localhost'/></message>",
+    )
+    .await
+    .unwrap();
+    let got = juliet.next("the message").await.unwrap();
+    assert_eq!(got.children().map(|c| c.local()).collect::<Vec<_>>(), ["body"], "{got}");
+    drop((raw, juliet));
+    world.end();
+}
+
+#[tokio::test]
 async fn f7_answers_that_nobody_asked_for() {
     let world = World::new();
     let mut juliet = world.login("juliet", "r").await;

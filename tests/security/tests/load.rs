@@ -1,13 +1,22 @@
 //! Clients that do not read, floods, and the signal to stop.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use waystation_harness::{Config, Server};
+use serde_json::Value;
+use waystation_harness::{Account, Client, Config, Endpoint, Login, Server};
 use waystation_security::World;
 
 /// More than any limit lets wait for a client.
 const FLOOD: u64 = 1 << 30;
+/// What a session may notice of others.
+const ACCURATE_US: u64 = 20_000;
+/// Each takes a second. The machine may be busy with something else in some of them; a server that
+/// does not give way is late in most.
+const MEASUREMENTS: usize = 5;
 
 #[tokio::test]
 async fn a_client_that_does_not_read_costs_bounded_memory() {
@@ -58,12 +67,84 @@ async fn a_flood_leaves_others_their_time() {
     world.end();
 }
 
+/// A session that sends as fast as the server takes it, on a thread of its own.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Flood {
+    fn start(at: &Endpoint, account: &Account, resource: &str, what: String) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(AtomicU64::new(0));
+        let (at, account, login) = (at.clone(), account.clone(), Login::resource(resource));
+        let (stopping, counter) = (stop.clone(), sent.clone());
+        let flood = async move {
+            let mut client = Client::login(&at, &account, &login).await.unwrap();
+            while !stopping.load(Ordering::Relaxed) {
+                client.send(&what).await.unwrap();
+                counter.fetch_add(what.len() as u64, Ordering::Relaxed);
+            }
+            client.drain().await.unwrap();
+        };
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(flood);
+        });
+        Self { stop, sent, thread }
+    }
+
+    fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// The p99 of the latest thread, in microseconds, and all that was measured.
+fn measure(world: &World) -> (u64, Value) {
+    let output = world.server.command(&["status", "--timers", "--json"], "").unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let timers = status["timers"].as_array().unwrap();
+    let p99 = timers.iter().map(|t| t["p99_us"].as_u64().unwrap()).max().unwrap();
+    (p99, status["timers"].clone())
+}
+
+#[test]
+fn a_flood_leaves_a_10_ms_timer_accurate_to_20_ms() {
+    let world = World::with(Config { unlimited: true, ..Config::default() });
+    let (at, accounts) =
+        (world.server.endpoint(), [world.server.account("romeo"), world.server.account("juliet")]);
+    // What nobody asked for is dropped, so that nothing but reading holds the sender back.
+    let dropped = "<iq type='result' id='x' to='localhost'/>".repeat(2_000);
+    // Each of these goes to another session of the server, and is dropped there.
+    let routed = "<message type='error' to='nobody@localhost'><body>flood</body></message>".repeat(1_000);
+    let floods: Vec<Flood> = (0..4)
+        .map(|n| {
+            let what = if n < 2 { &dropped } else { &routed };
+            Flood::start(at, accounts[n % 2], &format!("flood{n}"), what.clone())
+        })
+        .collect();
+    while floods.iter().any(|flood| flood.sent.load(Ordering::Relaxed) == 0) {
+        assert!(!floods.iter().any(|flood| flood.thread.is_finished()), "a session ended before it flooded");
+        std::thread::yield_now();
+    }
+    let mut measured: Vec<(u64, Value)> = (0..MEASUREMENTS).map(|_| measure(&world)).collect();
+    let sent: Vec<u64> = floods.into_iter().map(Flood::end).collect();
+    assert!(sent.iter().all(|bytes| *bytes > 1_000_000), "no flood: {sent:?} bytes");
+    measured.sort_by_key(|(p99, _)| *p99);
+    let median = measured[MEASUREMENTS / 2].0;
+    assert!(median < ACCURATE_US, "timers were late in most seconds: {measured:?}");
+    world.end();
+}
+
 #[tokio::test]
 async fn a_stop_tells_every_session_and_loses_no_offline_message() {
     let mut server = Server::start(Config::default().with_users(["romeo", "juliet"])).unwrap();
-    let login = waystation_harness::Login::resource("r");
-    let mut romeo =
-        waystation_harness::Client::login(server.endpoint(), server.account("romeo"), &login).await.unwrap();
+    let login = Login::resource("r");
+    let mut romeo = Client::login(server.endpoint(), server.account("romeo"), &login).await.unwrap();
     romeo.send("<message to='juliet@localhost' type='chat'><body>later</body></message>").await.unwrap();
     romeo.drain().await.unwrap();
     server.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -74,7 +155,7 @@ async fn a_stop_tells_every_session_and_loses_no_offline_message() {
     // They are in the folder already.
     config.accounts.clear();
     let server = Server::start_in(config, folder).unwrap();
-    let mut juliet = waystation_harness::Client::login(server.endpoint(), &account, &login).await.unwrap();
+    let mut juliet = Client::login(server.endpoint(), &account, &login).await.unwrap();
     juliet.send("<presence/>").await.unwrap();
     juliet.raw().read_until("<body>later</body>").await.unwrap();
     juliet.close().await.unwrap();

@@ -174,6 +174,64 @@ async fn a9_names_are_prepared_in_one_way() {
 }
 
 #[tokio::test]
+async fn a11_anonymous_and_others_are_neither_offered_nor_accepted() {
+    let config = Config::default().with("limits.connections_per_address", "0");
+    let world = World::with(config.with("limits.connection_rate", "0"));
+    let own = ["PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"];
+    let others = [
+        "ANONYMOUS",
+        "anonymous",
+        "EXTERNAL",
+        "LOGIN",
+        "DIGEST-MD5",
+        "CRAM-MD5",
+        "OAUTHBEARER",
+        "X-OAUTH2",
+        "GSSAPI",
+        "SCRAM-SHA-512",
+        "SCRAM-SHA-512-PLUS",
+        "HT-SHA-256-NONE",
+        "",
+        " PLAIN",
+        "plain",
+        "SCRAM-SHA-1 ",
+    ];
+    for security in [Security::None, Security::StartTls, Security::Direct] {
+        for name in others {
+            let (mut raw, opened) =
+                Client::open(world.server.endpoint(), "localhost", security).await.unwrap();
+            let offered = opened.mechanisms();
+            assert!(!offered.is_empty() && offered.iter().all(|m| own.contains(&m.as_str())), "{offered:?}");
+            for data in ["", "=", "cm9tZW8="] {
+                let auth = format!(
+                    "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='{name}'>{data}</auth>"
+                );
+                assert_eq!(sasl(&mut raw, &auth).await, "invalid-mechanism", "{name:?} {data:?}");
+            }
+            // Nothing of it has let the client in.
+            raw.send("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
+                .await
+                .unwrap();
+            raw.expect_stream_error("not-authorized").await.unwrap();
+        }
+    }
+    world.end();
+    // What is supported but switched off is not offered either.
+    let world = World::with(Config::default().with("sasl.mechanisms", "['SCRAM-SHA-256', 'SCRAM-SHA-1']"));
+    let (mut raw, opened) =
+        Client::open(world.server.endpoint(), "localhost", Security::Direct).await.unwrap();
+    assert_eq!(opened.mechanisms(), ["SCRAM-SHA-256", "SCRAM-SHA-1"]);
+    let right = format!("\0romeo\0{}", world.server.account("romeo").password);
+    assert_eq!(sasl(&mut raw, &auth("PLAIN", right)).await, "invalid-mechanism");
+    assert_eq!(
+        sasl(&mut raw, &auth("SCRAM-SHA-256-PLUS", "p=tls-exporter,,n=romeo,r=abcdefgh")).await,
+        "invalid-mechanism"
+    );
+    drop(raw);
+    world.end();
+}
+
+#[tokio::test]
 async fn a12_passwords_of_others_and_what_a_change_ends() {
     let world = World::new();
     let login = Login::resource("one").over(Security::Direct);

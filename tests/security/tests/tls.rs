@@ -77,7 +77,20 @@ async fn t6_other_protocols_on_the_ports() {
     let answer = raw.read_to_end().await.unwrap();
     assert!(!answer.contains("POST") && !answer.contains("HTTP"), "echoed: {answer}");
     let at = world.server.endpoint().c2s_tls;
-    for alpn in [&b"http/1.1"[..], b"xmpp-server", b"h2"] {
+    for verb in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "EHLO x\r\n",
+        "\u{16}\u{3}\u{1}",
+        "SSH-2.0-x\r\n",
+    ] {
+        let mut raw = world.connect().await;
+        raw.send(verb).await.unwrap();
+        raw.read_until("<stream:error><").await.unwrap();
+        let rest = raw.read_to_end().await.unwrap();
+        assert!(rest.starts_with("not-well-formed") || rest.starts_with("bad-format"), "{verb:?}: {rest}");
+    }
+    for alpn in [&b"http/1.1"[..], b"xmpp-server", b"h2", b"xmpp-clien", b"xmpp-client\0"] {
         let outcome = RawClient::connect_tls_with(at, tls::client_config(&[alpn]), "localhost").await;
         assert!(outcome.is_err(), "{alpn:?} was accepted");
     }
@@ -95,6 +108,58 @@ async fn t7_the_streams_to_decides_the_host() {
     let opened = raw.open("localhost").await.unwrap();
     assert_eq!(opened.header.attr("from"), Some("localhost"));
     drop(raw);
+    world.end();
+}
+
+#[tokio::test]
+async fn t7_names_of_tls_that_are_unknown_or_missing() {
+    let world =
+        World::with(Config { hosts: vec!["localhost".into(), "other.example".into()], ..Config::default() });
+    let at = world.server.endpoint().c2s_tls;
+    let certificate = async |name: &str| {
+        let mut raw = RawClient::connect_tls(at, name).await.unwrap();
+        let shown = raw.wire().tls().unwrap().peer_certificates().unwrap()[0].to_vec();
+        // Whatever was named to TLS, the stream's `to` decides, and an unknown one is refused.
+        let opened = raw.open("other.example").await.unwrap();
+        assert_eq!(opened.header.attr("from"), Some("other.example"), "{name}");
+        shown
+    };
+    let (first, other) = (certificate("localhost").await, certificate("other.example").await);
+    assert_ne!(first, other, "each host has its own certificate");
+    // An address is no name: then the client sends none (RFC 6066 3).
+    for name in ["127.0.0.1", "unknown.example", "sub.localhost", "localhost.evil.example"] {
+        assert_eq!(certificate(name).await, first, "{name} gets the default certificate");
+    }
+    let mut raw = RawClient::connect_tls(at, "localhost").await.unwrap();
+    raw.send(HEADER.replace("to='localhost'", "to='unknown.example'")).await.unwrap();
+    raw.expect_stream_error("host-unknown").await.unwrap();
+    drop(raw);
+    world.end();
+}
+
+#[tokio::test]
+async fn t10_an_end_without_close_notify_is_no_end_of_a_stanza() {
+    let world = World::new();
+    let mut juliet = world.login("juliet", "r").await;
+    let login = Login::resource("r").over(Security::Direct);
+    for (sent, arrives) in [
+        ("<message to='juliet@localhost/r'><body>cut</body></message", false),
+        ("<message to='juliet@localhost/r'><body>whole</body></message></stream:stream>", true),
+        ("<message to='juliet@localhost/r'><body>whole</body></message>", true),
+    ] {
+        let mut romeo =
+            Client::login(world.server.endpoint(), world.server.account("romeo"), &login).await.unwrap();
+        romeo.send(sent).await.unwrap();
+        // A FIN of TCP, which anyone on the way can send, and not one of TLS.
+        nix::sys::socket::shutdown(
+            std::os::fd::AsRawFd::as_raw_fd(romeo.raw().wire().tcp()),
+            nix::sys::socket::Shutdown::Write,
+        )
+        .unwrap();
+        let _ = romeo.raw().read_to_end().await;
+        assert_eq!(juliet.drain().await.unwrap().len(), usize::from(arrives), "{sent}");
+    }
+    drop(juliet);
     world.end();
 }
 

@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 use waystation_core::xml::Framer;
 use waystation_core::{Jid, SessionId, Stanza, StreamCondition, StreamError};
 use waystation_route::{AccountMail, SessionMail};
-use waystation_runtime::{DrainSignal, Inlet, Weigh};
+use waystation_runtime::{DrainSignal, Inlet, Weigh, after_others};
 use waystation_transport::{Connection, Flow, ReadOutcome};
 
 use crate::context::C2s;
@@ -182,7 +182,7 @@ impl Session {
         }
         if link.read_held_back && conn.queued_bytes() < HIGH_WATER {
             link.read_held_back = false;
-            cx.waker().wake_by_ref();
+            after_others(cx);
         }
         if link.end.is_none() {
             link.keepalive(conn, cx);
@@ -304,8 +304,7 @@ impl Link {
                 } else if self.parked.is_some() {
                     self.pause_reading(BUSY_PAUSE, cx);
                 } else if more {
-                    // Others first.
-                    cx.waker().wake_by_ref();
+                    after_others(cx);
                 }
             }
             Poll::Ready(Ok(ReadOutcome::Closed)) => {
@@ -327,7 +326,7 @@ impl Link {
     fn pause_reading(&mut self, how_long: Duration, cx: &mut Context<'_>) {
         let mut sleep = Box::pin(tokio::time::sleep(how_long));
         if sleep.as_mut().poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
+            after_others(cx);
         }
         self.pause = Some(sleep);
     }

@@ -13,10 +13,11 @@ const NS_DELAY: &str = "urn:xmpp:delay";
 
 /// The message without what its sender may not claim; `None` when there is nothing to remove.
 pub(super) fn cleaned(message: &Stanza, is_local: impl Fn(&str) -> bool) -> Option<Stanza> {
-    let (_, tail) = message.wire();
-    // A namespace can be written with character references as well. Most messages hold none
-    // of the three, and are not parsed.
-    let suspicious = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
+    let (head, tail) = message.wire();
+    // A namespace can be written with character references as well, and be declared by the
+    // message's own tag. Most messages hold none of the three, and are not parsed.
+    let suspicious =
+        |needle: &[u8]| [head, tail].iter().any(|part| memchr::memmem::find(part, needle).is_some());
     if !(suspicious(b"urn:xmpp:") || suspicious(b"&#")) {
         return None;
     }
@@ -78,5 +79,10 @@ mod tests {
             );
         }
         assert_eq!(clean("<message to='b@localhost'><body>urn:xmpp:sid:0</body></message>"), None);
+        // Declared by the message's own tag, the namespace does not show in what follows the tag.
+        let prefixed = "<message xmlns:s='urn:xmpp:sid:0' to='b@localhost'><s:stanza-id id='1' by='b@localhost'/>\
+                        <body>x</body></message>";
+        let cleaned = clean(prefixed).unwrap();
+        assert!(!cleaned.contains("stanza-id") && cleaned.contains("<body>x</body>"), "{cleaned}");
     }
 }

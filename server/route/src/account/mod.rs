@@ -25,12 +25,16 @@ use futures_util::stream::FuturesUnordered;
 use waystation_core::account::AccountPresence;
 use waystation_core::storage::{BoxFuture, StorageError};
 use waystation_core::{Condition, Jid, SessionId, Sessions, StanzaError, StreamCondition, StreamError};
-use waystation_runtime::{Inlet, Weigh, wheel};
+use waystation_runtime::{Inlet, Weigh, after_others, wheel};
 
 use crate::mail::{AccountMail, BindError, SessionMail, SessionOutlet};
 use crate::router::Router;
 use spool::{Drain, Stored};
 use steps::{Persisting, QueuedStep};
+
+/// Mail handled in one turn. Senders on other threads may fill the inlet as fast as it is emptied,
+/// and then a turn without a limit would not end.
+const TURN_BUDGET: usize = 128;
 
 type Loaded = Option<Box<dyn AccountPresence>>;
 
@@ -132,8 +136,9 @@ impl AccountRoute {
         }))
     }
 
-    /// Does all that can be done now; ready when the route has ended.
+    /// Does what can be done now, within its budget; ready when the route has ended.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut budget = TURN_BUDGET;
         loop {
             let mut progress = false;
             if let State::Loading(loading) = &mut self.state
@@ -160,6 +165,11 @@ impl AccountRoute {
                 progress = true;
             }
             while let Some(index) = self.next_mail() {
+                if budget == 0 {
+                    after_others(cx);
+                    return Poll::Pending;
+                }
+                budget -= 1;
                 progress = true;
                 let Some(mail) = self.held.remove(index) else { break };
                 let weight = mail.weight();

@@ -13,9 +13,13 @@ use waystation_core::storage::{BoxFuture, Storage};
 use waystation_core::{Jid, StreamCondition, StreamError};
 use waystation_route::mail::CloseWhich;
 use waystation_route::{Router, SessionInfo};
+use waystation_runtime::{Arbiters, lateness};
 use waystation_transport::TlsAcceptor;
 
-use super::{AdminBackend, AdminError, ErrorKind, NewAccount, Password, SessionRow, Status, UserDetails};
+use super::{
+    AdminBackend, AdminError, ArbiterTimers, ErrorKind, NewAccount, Password, SessionRow, Status,
+    UserDetails, process,
+};
 
 /// Accounts that are made at once: enough to share a commit among several.
 const PARALLEL: usize = 16;
@@ -41,6 +45,8 @@ pub(crate) struct Backend {
     pub(crate) storage: Arc<dyn Storage>,
     /// Holds the certificates, when there is TLS.
     pub(crate) tls: Option<TlsAcceptor>,
+    /// The threads of the server.
+    pub(crate) arbiters: Arc<Arbiters>,
     /// When the server was started.
     pub(crate) started: Instant,
 }
@@ -94,6 +100,18 @@ fn row(session: &SessionInfo) -> SessionRow {
         since: session.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         priority: session.priority,
     }
+}
+
+async fn measure_timers(arbiters: &Arbiters) -> Result<Vec<ArbiterTimers>, AdminError> {
+    // A lateness beyond the range of the type would be half a million years.
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let measured = lateness::measure(arbiters).await.into_iter().enumerate();
+    measured
+        .map(|(arbiter, late)| {
+            let late = late.ok_or_else(|| failed("the server is stopping"))?;
+            Ok(ArbiterTimers { arbiter, p99_us: micros(late.p99), worst_us: micros(late.worst) })
+        })
+        .collect()
 }
 
 impl Backend {
@@ -212,9 +230,10 @@ impl AdminBackend for Backend {
         })
     }
 
-    fn status(&self) -> BoxFuture<'_, Result<Status, AdminError>> {
+    fn status(&self, timers: bool) -> BoxFuture<'_, Result<Status, AdminError>> {
         Box::pin(async move {
             let durability: Durability = self.storage.durability();
+            let timers = if timers { Some(measure_timers(&self.arbiters).await?) } else { None };
             Ok(Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
@@ -223,6 +242,10 @@ impl AdminBackend for Backend {
                 storage: self.storage.name().to_owned(),
                 durability: durability.as_name().to_owned(),
                 sessions: self.router.sessions(None).await.len(),
+                routes: self.router.routes(),
+                memory: process::memory(),
+                descriptors: process::descriptors(),
+                timers,
             })
         })
     }

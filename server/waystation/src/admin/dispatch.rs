@@ -42,7 +42,7 @@ impl Dispatcher {
     async fn dispatch(&self, request: Request) -> Result<Response, AdminError> {
         let backend = &self.backend;
         match request {
-            Request::Status {} => backend.status().await.map(Response::Status),
+            Request::Status { timers } => backend.status(timers).await.map(Response::Status),
             Request::Reload {} => {
                 let warnings = backend.reload_certificates().await?;
                 Ok(Response::Reloaded { warnings })

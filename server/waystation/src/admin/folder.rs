@@ -55,10 +55,11 @@ impl Folder {
         let presence = roster.presence.ok_or("no module keeps presence")?;
         let offline = spool.offline.ok_or("no module keeps offline messages")?;
         let hosts: Vec<String> = config.hosts.iter().map(|host| host.to_string()).collect();
+        let arbiters = Arc::new(Arbiters::start(1));
         let router = Router::new(RouterParts {
             hosts: hosts.clone(),
             config: RouterConfig::default(),
-            arbiters: Arc::new(Arbiters::start(1)),
+            arbiters: arbiters.clone(),
             iqs: IqTable::new(config.limits.iq_timeout),
             storage: storage.clone(),
             presence,
@@ -69,8 +70,9 @@ impl Folder {
         registry.connect(&router);
         let admins = config.admins.iter().map(|admin| Jid::clone(admin)).collect();
         let started = Instant::now();
+        let tls = None;
         let backend =
-            Backend { hosts, admins, accounts, registry, router, offline, storage, tls: None, started };
+            Backend { hosts, admins, accounts, registry, router, offline, storage, tls, arbiters, started };
         Ok(Self { backend: Arc::new(backend) })
     }
 

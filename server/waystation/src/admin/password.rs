@@ -5,8 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// A password: wiped when dropped, and not shown by `{:?}`.
-#[derive(Clone, PartialEq, Eq)]
+/// A password: wiped when dropped, not shown by `{:?}`, and, outside of tests, not compared: the
+/// accounts do that, in constant time.
+#[derive(Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct Password(Zeroizing<String>);
 
 impl Password {

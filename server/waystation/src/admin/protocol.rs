@@ -26,7 +26,8 @@ pub(crate) const MAX_ADD: usize = 500;
 pub(crate) const MAX_PAGE: usize = 2_000;
 
 /// An account to make, as it is written in a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewUser {
     pub(crate) jid: String,
@@ -34,11 +35,15 @@ pub(crate) struct NewUser {
 }
 
 /// What can be asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Request {
-    /// How is the server?
-    Status {},
+    /// How is the server? With `timers` it measures, which takes a second.
+    Status {
+        #[serde(default)]
+        timers: bool,
+    },
     /// Read the certificates again.
     Reload {},
     /// Make accounts.
@@ -124,6 +129,26 @@ pub(crate) struct Status {
     pub(crate) durability: String,
     /// Live sessions.
     pub(crate) sessions: usize,
+    /// Accounts with a route: those with sessions, and those that got something of late.
+    pub(crate) routes: usize,
+    /// Resident memory in bytes, where the system tells.
+    pub(crate) memory: Option<u64>,
+    /// Open file descriptors, where the system tells.
+    pub(crate) descriptors: Option<usize>,
+    /// How late timers are, when that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timers: Option<Vec<ArbiterTimers>>,
+}
+
+/// How late the timers of an arbiter were within a second. Each was due 10 ms after the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ArbiterTimers {
+    /// The number of the arbiter; 0 is the thread that accepts connections.
+    pub(crate) arbiter: usize,
+    /// 99 of 100 timers were no later, in microseconds.
+    pub(crate) p99_us: u64,
+    /// The latest, in microseconds.
+    pub(crate) worst_us: u64,
 }
 
 /// Why an administrator closes a session (RFC 6120 4.9.3).

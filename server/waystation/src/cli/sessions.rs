@@ -1,12 +1,14 @@
 //! `waystation session ...`, `waystation status`, `waystation reload`
 
+use std::fmt;
+
 use waystation_core::datetime::Timestamp;
 
 use super::CliError;
 use super::access::{Access, unexpected};
 use super::arguments::{Kick, ListSessions, SessionCommand, Status};
 use super::output::{self, Visible};
-use crate::admin::{Request, Response, SessionRow};
+use crate::admin::{ArbiterTimers, Request, Response, SessionRow};
 
 pub(super) fn run(command: SessionCommand, access: &mut Access) -> Result<(), CliError> {
     match command {
@@ -47,20 +49,50 @@ pub(super) fn describe(session: &SessionRow) -> String {
 }
 
 pub(super) fn status(command: &Status, access: &mut Access) -> Result<(), CliError> {
-    let Response::Status(status) = access.ask(Request::Status {})? else { return Err(unexpected()) };
+    let Response::Status(status) = access.ask(Request::Status { timers: command.timers })? else {
+        return Err(unexpected());
+    };
     if command.json {
         return Ok(output::json(&status)?);
     }
     output::line(format_args!("waystation {}, process {}", Visible(&status.version), status.pid))?;
     output::line(format_args!("up         {} s", status.uptime))?;
     output::line(format_args!("hosts      {}", Visible(&status.hosts.join(", "))))?;
-    output::line(format_args!("sessions   {}", status.sessions))?;
+    output::line(format_args!("sessions   {}, account routes {}", status.sessions, status.routes))?;
+    let memory = status.memory.map(|bytes| format!("{} MiB", bytes.div_ceil(1024 * 1024)));
+    output::line(format_args!(
+        "memory     {}, open descriptors {}",
+        known(memory),
+        known(status.descriptors)
+    ))?;
     output::line(format_args!(
         "storage    {}, durability {}",
         Visible(&status.storage),
         Visible(&status.durability)
     ))?;
+    for timers in status.timers.iter().flatten() {
+        let ArbiterTimers { arbiter, p99_us, worst_us } = timers;
+        output::line(format_args!(
+            "timers     arbiter {arbiter}: p99 {} late, worst {} late",
+            Millis(*p99_us),
+            Millis(*worst_us)
+        ))?;
+    }
     Ok(())
+}
+
+/// Microseconds, written as milliseconds.
+struct Millis(u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03} ms", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+/// A figure that the system may not tell.
+fn known(figure: Option<impl fmt::Display>) -> String {
+    figure.map_or_else(|| "unknown".to_owned(), |figure| figure.to_string())
 }
 
 pub(super) fn reload(access: &mut Access) -> Result<(), CliError> {
