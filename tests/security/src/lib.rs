@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 pub mod openssl;
+pub mod statistics;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -75,6 +76,11 @@ impl Default for World {
 /// Base64 of text.
 pub fn base64(text: impl AsRef<[u8]>) -> String {
     STANDARD.encode(text)
+}
+
+/// The bytes of base64.
+pub fn from_base64(text: &str) -> Vec<u8> {
+    STANDARD.decode(text).unwrap()
 }
 
 /// The condition of a stanza error.

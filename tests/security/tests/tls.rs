@@ -178,26 +178,6 @@ async fn t10_a_stanza_that_tls_cuts_off_is_not_processed() {
 }
 
 #[tokio::test]
-async fn t11_certificates_are_reloaded_under_live_sessions() {
-    let world = World::new();
-    let login = Login::resource("r").over(Security::Direct);
-    let mut live =
-        Client::login(world.server.endpoint(), world.server.account("romeo"), &login).await.unwrap();
-    let output = world.server.command(&["reload"], "").unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert!(live.drain().await.unwrap().is_empty());
-    let other = Login::resource("s").over(Security::Direct);
-    Client::login(world.server.endpoint(), world.server.account("romeo"), &other)
-        .await
-        .unwrap()
-        .close()
-        .await
-        .unwrap();
-    live.close().await.unwrap();
-    world.end();
-}
-
-#[tokio::test]
 async fn a_line_feed_behind_elements_that_restart_the_stream_is_skipped() {
     let world = World::new();
     let mut raw = world.open().await;
