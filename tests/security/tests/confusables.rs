@@ -238,7 +238,7 @@ async fn f8_what_is_no_address_is_refused() {
         .chain(["/r", "@", "@/", "a@b@localhost/r"].map(str::to_owned));
     for to in all {
         assert_eq!(ping(&mut romeo, &to).await, "jid-malformed", "{to}");
-        // A message and a presence are refused alike, and reach nobody.
+        // A message is refused alike, and reaches nobody.
         let to = escape(&to);
         romeo.send(format!("<message id='m' to='{to}'><body>x</body></message>")).await.unwrap();
         assert_eq!(condition(&romeo.reply("m").await.unwrap()), "jid-malformed", "{to}");
