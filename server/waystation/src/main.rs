@@ -3,20 +3,13 @@
 mod admin;
 mod cli;
 mod logging;
+mod memory;
 mod registry;
 mod server;
 
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
 use waystation_config::Loaded;
-
-/// A stanza's life is a handful of small allocations, made on one thread and often freed on
-/// another. Measured on the pairs workload of `tests/bench` in one run: 1.28 times the messages
-/// per CPU second of the system's allocator (TLS: 1.46; logins with STARTTLS: 1.45), where
-/// jemalloc gains 1.22 (1.23; 1.02).
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match cli::run() {

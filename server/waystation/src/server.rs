@@ -47,6 +47,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let data_dir = DataDir::lock(&config.data_dir)?;
     let tls = tls(config, data_dir.path())?;
     let arbiters = Arc::new(Arbiters::start(threads(config)));
+    crate::memory::give_back(&arbiters);
     let drain = Drain::default();
     let storage = waystation_storage::open(&data_dir, &storage_options(config))?;
     let workers = PasswordWorkers::default();
