@@ -119,7 +119,7 @@ pub trait File: Send + Sync {
     ///
     /// # Errors
     /// Those of the system.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 }
 
 /// True for errors that mean "no room", after which the log goes on.
@@ -283,7 +283,7 @@ impl File for RealFile {
             // A file system that cannot reserve room still has to have the length.
             Err(nix::errno::Errno::EOPNOTSUPP) => {
                 let wanted = len.unsigned_abs();
-                if self.len()? < wanted { self.set_len(wanted) } else { Ok(()) }
+                if self.size()? < wanted { self.set_len(wanted) } else { Ok(()) }
             }
             other => Ok(other?),
         }
@@ -293,7 +293,7 @@ impl File for RealFile {
         self.0.set_len(len)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 }

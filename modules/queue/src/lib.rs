@@ -13,12 +13,14 @@ mod log;
 mod memory;
 mod options;
 mod readers;
+mod repair;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use error::OpenError;
 pub use options::{Kind, MAX_SEGMENT, MIN_SEGMENT, Options, UnknownKind};
+pub use repair::{Lost, RepairReport};
 use waystation_core::queue::QueueBackend;
 
 use crate::fs::{FileSystem, RealFileSystem};
@@ -53,4 +55,26 @@ pub fn open_on(
     options: &Options,
 ) -> Result<Arc<dyn QueueBackend>, OpenError> {
     Ok(log::Log::open(fs, folder, options)?)
+}
+
+/// Repairs the log of a folder that no process has open: copies what is damaged to files of their
+/// own (`damaged-*`), takes it out of the log, and says exactly what was lost. Reads every record
+/// that is not acknowledged. A folder without damage is left as it is.
+///
+/// Afterwards the folder opens. What was acknowledged may be served again when the verdicts on it
+/// were lost; the report says of which files.
+///
+/// # Errors
+/// [`OpenError`]: the folder is locked, was written by another release, or the system refuses.
+pub fn repair(folder: &Path) -> Result<RepairReport, OpenError> {
+    repair_on(Arc::new(RealFileSystem), folder)
+}
+
+/// Like [`repair`], on a file system of the caller's.
+///
+/// # Errors
+/// [`OpenError`].
+#[expect(clippy::needless_pass_by_value, reason = "the same shape as `open_on`")]
+pub fn repair_on(fs: Arc<dyn FileSystem>, folder: &Path) -> Result<RepairReport, OpenError> {
+    repair::repair(&fs, folder)
 }

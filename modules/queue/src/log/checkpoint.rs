@@ -195,7 +195,7 @@ pub(crate) fn read(fs: &dyn FileSystem, folder: &Path, now_ms: u64) -> Result<Op
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(OpenError::io("open", &path)(error)),
     };
-    let len = file.len().map_err(OpenError::io("look at", &path))?;
+    let len = file.size().map_err(OpenError::io("look at", &path))?;
     let mut bytes = vec![0; len as usize];
     read_exact(&*file, &mut bytes, 0).map_err(OpenError::io("read", &path))?;
     let damaged = |what: &str| OpenError::damaged(&path, 0, what);

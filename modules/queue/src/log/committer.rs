@@ -23,7 +23,7 @@ use crate::log::checkpoint::millis;
 use crate::log::find::resolve;
 use crate::log::frame::{Change, Control, Encoder, Stamp};
 use crate::log::inbox::{Entry, Inbox, Job, Outcome, Work};
-use crate::log::index::{Miss, PageError, Pages, Slot};
+use crate::log::index::{Miss, PageError, Pages, SegmentFiles, Slot};
 use crate::log::keep::KeepError;
 use crate::log::recover::now_ms;
 use crate::log::reserve::Reserve;
@@ -72,6 +72,10 @@ pub(crate) struct Committer {
     pub(crate) writer: Writer,
     pub(crate) encoder: Encoder,
     pub(crate) reserve: Reserve,
+    /// Files that a compaction has replaced, which the checkpoint in force may still name.
+    pub(crate) garbage: Vec<Arc<SegmentFiles>>,
+    /// Segments that cannot be compacted, for something in them is damaged.
+    pub(crate) damaged: HashSet<u32>,
     /// Where the checkpoint in force stands.
     pub(crate) checkpoint_at: (u32, u64),
     pub(crate) _lock: Box<dyn Lock>,
@@ -325,7 +329,6 @@ impl Committer {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of a plan, taken apart once")]
 fn apply_batch(
     state: &mut State,
     batch: &Batch,

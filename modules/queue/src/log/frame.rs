@@ -128,11 +128,13 @@ impl Encoder {
 
     /// What is to be written, in order.
     pub(crate) fn slices(&self) -> Vec<std::io::IoSlice<'_>> {
-        let slice = |piece| match piece {
-            &Piece::Buffer(ref range) => std::io::IoSlice::new(&self.buffer[range.clone()]),
-            Piece::Shared(bytes) => std::io::IoSlice::new(bytes),
-        };
-        self.pieces.iter().map(slice).collect()
+        let pieces = self.pieces.iter();
+        pieces
+            .map(|piece| match piece {
+                Piece::Buffer(range) => std::io::IoSlice::new(&self.buffer[range.clone()]),
+                Piece::Shared(bytes) => std::io::IoSlice::new(bytes),
+            })
+            .collect()
     }
 
     /// Begins a frame. Its names and changes come first, all of them, then [`Encoder::payloads`].
@@ -405,8 +407,8 @@ impl<'a> Frame<'a> {
     }
 
     /// Goes over the records, with their offsets in the frame and their queues, then over the
-    /// changes. A damaged record is `None`. `None` when the rest cannot be understood: after a
-    /// record whose length is damaged, nothing further is found in this frame.
+    /// changes. A damaged record is `None`, and so are all behind one whose length is damaged.
+    /// `None` when there was such a length, or when the frame contradicts itself.
     pub(crate) fn walk(
         &self,
         mut record: impl FnMut(usize, &[&'a str], Option<StoredRecord<'a>>),
@@ -415,23 +417,23 @@ impl<'a> Frame<'a> {
         let mut meta = Reader(self.meta);
         let mut last = "";
         let mut queues: Vec<&str> = Vec::new();
-        let mut body = self.body;
+        let mut body = Some(self.body);
         for _ in 0..self.header.records {
             queues.clear();
             for _ in 0..meta.u8()? {
                 queues.push(meta.name(&mut last)?);
             }
-            let offset = HEADER + self.meta.len() + (self.body.len() - body.len());
-            let stored = StoredRecord::parse(body);
+            let left = body.map_or(0, <[u8]>::len);
+            let offset = HEADER + self.meta.len() + (self.body.len() - left);
+            let stored = body.and_then(StoredRecord::parse);
             record(offset, &queues, stored);
-            let len =
-                stored.map_or_else(|| Reader(body.get(16..)?).u32(), |s| Some(s.payload.len() as u32))?;
-            body = body.get(RECORD_HEADER + len as usize..)?;
+            body = body.and_then(|body| {
+                let len = Reader(body.get(16..)?).u32()?;
+                body.get(RECORD_HEADER + len as usize..)
+            });
         }
         // What is left is padding.
-        if body.len() >= ALIGN {
-            return None;
-        }
+        let whole = body.is_some_and(|body| body.len() < ALIGN);
         while !meta.0.is_empty() {
             let tag = meta.u8()?;
             if tag == 6 || tag == 7 {
@@ -459,7 +461,7 @@ impl<'a> Frame<'a> {
             };
             control(Control::Settle { queue, id, change });
         }
-        Some(())
+        whole.then_some(())
     }
 }
 

@@ -192,7 +192,7 @@ pub(crate) fn open(
         return Err(damaged(0, "the index belongs to another segment"));
     }
     let directory_at = HEADER + (slots as usize).div_ceil(PER_PAGE as usize) * PAGE;
-    let length = index.len().map_err(OpenError::io("look at", &index_path))?;
+    let length = index.size().map_err(OpenError::io("look at", &index_path))?;
     if length != directory_at as u64 + directory_len {
         return Err(damaged(directory_at, "the index has another length than its header says"));
     }
@@ -215,7 +215,7 @@ pub(crate) fn open(
     if sum != u64::from(slots) {
         return Err(damaged(directory_at, "the directory does not match the number of slots"));
     }
-    let length = log.len().map_err(OpenError::io("look at", &log_path))?;
+    let length = log.size().map_err(OpenError::io("look at", &log_path))?;
     if length < log_len {
         return Err(OpenError::damaged(&log_path, length, format!("the file should have {log_len} bytes")));
     }

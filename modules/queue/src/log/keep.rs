@@ -68,6 +68,8 @@ impl Committer {
         })();
         let (log, index) = match made {
             Ok(made) => made,
+            // The new checkpoint may be in force, and name these files.
+            Err(error @ KeepError::Stop(_)) => return Err(error),
             Err(error) => {
                 // The next open removes them otherwise.
                 let _ = self.fs.remove(&index_path);
@@ -104,7 +106,9 @@ impl Committer {
 
     /// Writes a checkpoint of now, and removes what it no longer names.
     pub(crate) fn checkpoint(&mut self) -> Result<(), KeepError> {
-        if self.checkpoint_at == (self.writer.number, self.writer.position) {
+        let dead = self.shared.state().sealed.values().any(|sealed| sealed.live == 0);
+        let moved = self.checkpoint_at != (self.writer.number, self.writer.position);
+        if !moved && !dead && self.garbage.is_empty() {
             return Ok(());
         }
         self.flush()?;
@@ -155,7 +159,7 @@ impl Committer {
 
     /// Removes segments that hold nothing; the checkpoint in force does not name them.
     fn drop_dead(&mut self) {
-        let dead: Vec<_> = {
+        let mut dead: Vec<_> = {
             let mut state = self.shared.state_mut();
             state
                 .sealed
@@ -163,6 +167,7 @@ impl Committer {
                 .map(|(_, sealed)| sealed.files)
                 .collect()
         };
+        dead.append(&mut self.garbage);
         for files in dead {
             self.remove(&files.index_path);
             self.remove(&files.log.path);

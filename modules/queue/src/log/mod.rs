@@ -127,6 +127,8 @@ impl Log {
             options,
             writer: opened.writer,
             encoder: frame::Encoder::default(),
+            garbage: Vec::new(),
+            damaged: std::collections::HashSet::new(),
             checkpoint_at: (0, 0),
             _lock: lock,
         };

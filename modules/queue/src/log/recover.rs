@@ -187,6 +187,20 @@ fn replay(state: &mut State, pages: &Pages, window: &mut Window<'_>, from: u64) 
 
 /// Applies one frame that stands at an offset of the active segment.
 pub(crate) fn apply(state: &mut State, pages: &Pages, frame: &Frame<'_>, at: u64) -> Result<(), OpenError> {
+    if apply_what_is_whole(state, pages, frame, at)? {
+        return Ok(());
+    }
+    Err(OpenError::damaged(&state.active.log.path, at, "a batch contradicts itself"))
+}
+
+/// The same but for damaged records, which are left out; false when there was something that could
+/// not be understood.
+pub(crate) fn apply_what_is_whole(
+    state: &mut State,
+    pages: &Pages,
+    frame: &Frame<'_>,
+    at: u64,
+) -> Result<bool, OpenError> {
     let now = Instant::now();
     let passed = now_ms().saturating_sub(frame.header.time_ms);
     // A state that is borrowed by one closure at a time.
@@ -194,7 +208,6 @@ pub(crate) fn apply(state: &mut State, pages: &Pages, frame: &Frame<'_>, at: u64
     let mut failed = None;
     let walked = frame.walk(
         |offset, queues, record| {
-            // The frame was checked whole, so that no record in it is damaged.
             let Some(record) = record else { return };
             let offset = (at + offset as u64) as u32;
             let slot = Slot { id: record.id, offset, len: record.payload.len() as u32 };
@@ -238,8 +251,7 @@ pub(crate) fn apply(state: &mut State, pages: &Pages, frame: &Frame<'_>, at: u64
             Err(OpenError::damaged(&path, offset, "a page's check sum is wrong"))
         }
         (Some((path, PageError::Io(error))), _) => Err(OpenError::io("read", &path)(error)),
-        (None, Some(())) => Ok(()),
-        (None, None) => Err(OpenError::damaged(&state.active.log.path, at, "a batch contradicts itself")),
+        (None, walked) => Ok(walked.is_some()),
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Window<'a> {
 
 impl<'a> Window<'a> {
     pub(crate) fn new(log: &'a LogFile) -> Result<Self, OpenError> {
-        let len = log.file.len().map_err(OpenError::io("look at", &log.path))?;
+        let len = log.file.size().map_err(OpenError::io("look at", &log.path))?;
         Ok(Self { log, len, bytes: Vec::new(), start: 0 })
     }
 

@@ -213,6 +213,11 @@ impl State {
         self.queues.iter().flatten().filter(|queue| !queue.is_empty())
     }
 
+    /// Every queue there is, empty or not.
+    pub(crate) fn named_queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter().flatten()
+    }
+
     /// Names that begin with `prefix` and come after `after`, in order.
     pub(crate) fn names(&self, prefix: &str, after: Option<&str>, max: usize) -> Vec<QueueName> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -429,6 +434,25 @@ impl State {
             self.sealed.insert(files.number, Sealed { files, done, live: start, live_bytes });
         }
         self.active = next;
+    }
+
+    /// Puts what a compaction has made in the place of the segments `window`: its runs, each with
+    /// the queue, the id of its first slot and how many slots it has, all of them live.
+    pub(crate) fn replace(&mut self, window: &[u32], sealed: Sealed, runs: &[(QueueName, u64, u32)]) {
+        let number = sealed.files.number;
+        for segment in window {
+            self.sealed.remove(segment);
+        }
+        self.sealed.insert(number, sealed);
+        let mut start = 0;
+        for (name, first_id, count) in runs {
+            let run = Run { first_id: *first_id, segment: number, start, count: *count, live: *count };
+            start += count;
+            let queue = self.ensure(name);
+            let at = queue.runs.partition_point(|run| run.segment < number);
+            queue.runs.retain(|run| !window.contains(&run.segment));
+            queue.runs.insert(at, run);
+        }
     }
 
     /// Leases a record that is free; ends a lease of it that has run out.
