@@ -14,13 +14,14 @@ mod memory;
 mod options;
 mod readers;
 mod repair;
+mod report;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use error::OpenError;
 pub use options::{Kind, MAX_SEGMENT, MIN_SEGMENT, Options, UnknownKind};
-pub use repair::{Lost, RepairReport};
+pub use report::{Lost, RepairReport};
 use waystation_core::queue::QueueBackend;
 
 use crate::fs::{FileSystem, RealFileSystem};

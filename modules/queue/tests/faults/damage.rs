@@ -90,7 +90,8 @@ fn a_flipped_byte_in_the_last_batches_is_torn_off_or_refused_and_repaired() {
                 // Padding is not looked at; the last batch cannot be told from one that was torn.
                 let torn = batch == ends.len() - 2 && read == ids[..ids.len() - 2];
                 assert!(read == ids || torn, "byte {at}: {read:?}");
-                let text = |n: usize| if n % 2 == 0 { format!("text {}", n / 2) } else { String::new() };
+                let text =
+                    |n: usize| if n.is_multiple_of(2) { format!("text {}", n / 2) } else { String::new() };
                 assert_eq!(block_on(texts(&queue, "b")), (0..read.len()).map(text).collect::<Vec<_>>());
             }
             Err(OpenError::Damaged { path, offset, detail }) => {

@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use waystation_core::queue::{Append, Batch, QueueBackend, QueueError, QueueName, RecordId, Settle, Verdict};
 use waystation_core::storage::Durability;
 use waystation_harness::process::own_cpu_time;
-use waystation_queue::{Options, memory, open};
+use waystation_queue::fs::{File, FileSystem, FreeSpace, Lock, RealFileSystem};
+use waystation_queue::{Options, memory, open, open_on};
 
 /// Bytes of a payload: a short message with its envelope.
 const PAYLOAD: usize = 500;
@@ -36,19 +37,29 @@ fn main() -> Result<(), Failure> {
     let seconds = arguments.next().map_or(Ok(2), |text| text.parse())?;
     let backlog_records = arguments.next().map_or(Ok(10_000_000), |text| text.parse())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    say(format_args!("{PAYLOAD} bytes a record, {QUEUES} queues; each record is appended, then acknowledged"))?;
+    say(format_args!(
+        "{PAYLOAD} bytes a record, {QUEUES} queues; each record is appended, then acknowledged"
+    ))?;
     say(format_args!(
         "{:<8} {:>9} {:>12} {:>13} {:>11} {:>15} {:>8} {:>8}",
-        "back-end", "in flight", "records/s", "CPU us/record", "commits/s", "records/commit", "p50 ms", "p99 ms"
+        "back-end",
+        "in flight",
+        "records/s",
+        "CPU us/record",
+        "commits/s",
+        "records/commit",
+        "p50 ms",
+        "p99 ms"
     ))?;
     for durability in [Durability::Fsync, Durability::Os, Durability::Memory] {
         // One record a batch, as sessions commit them; the last one a batch of all, as a domain's
         // backlog is read in.
         for (flight, per_batch) in [(1, 1), (16, 1), (128, 1), (1000, 1), (1000, 1000), (10_000, 1000)] {
             let data = tempfile::tempdir_in(&folder)?;
-            let queue = start(data.path(), durability)?;
+            let writes = Counting::default();
+            let queue = start(data.path(), durability, writes.clone())?;
             let load = Load { flight, per_batch, time: Duration::from_secs(seconds) };
-            let result = runtime.block_on(load.run(&queue))?;
+            let result = runtime.block_on(load.run(&queue, &writes.0))?;
             result.say(durability, &load)?;
             runtime.block_on(queue.close())?;
         }
@@ -59,10 +70,10 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn start(folder: &Path, durability: Durability) -> Result<Arc<dyn QueueBackend>, Failure> {
+fn start(folder: &Path, durability: Durability, fs: Counting) -> Result<Arc<dyn QueueBackend>, Failure> {
     Ok(match durability {
         Durability::Memory => memory(),
-        durability => open(folder, &Options { durability, ..Options::default() })?,
+        durability => open_on(Arc::new(fs), folder, &Options { durability, ..Options::default() })?,
     })
 }
 
@@ -75,7 +86,7 @@ struct Load {
 
 struct Measured {
     records: u64,
-    flushes: u64,
+    writes: u64,
     wall: Duration,
     cpu: Duration,
     latencies: Vec<u32>,
@@ -83,21 +94,23 @@ struct Measured {
 
 impl Load {
     /// Keeps `flight` records under way, each batch acknowledging the records of the one before.
-    async fn run(&self, queue: &Arc<dyn QueueBackend>) -> Result<Measured, Failure> {
+    async fn run(&self, queue: &Arc<dyn QueueBackend>, writes: &AtomicU64) -> Result<Measured, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         let records = Arc::new(AtomicU64::new(0));
-        let flushes = flushes();
+        let writes_before = writes.load(Ordering::Relaxed);
         let cpu = own_cpu_time()?;
         let began = Instant::now();
         let mut tasks = JoinSet::new();
         for task in 0..self.flight / self.per_batch {
-            let worker = worker(Arc::clone(queue), task, self.per_batch, Arc::clone(&stop), Arc::clone(&records));
+            let worker =
+                worker(Arc::clone(queue), task, self.per_batch, Arc::clone(&stop), Arc::clone(&records));
             // On one thread: the client side costs as little as it can.
             tasks.spawn(worker);
         }
         tokio::time::sleep(self.time).await;
         stop.store(true, Ordering::Relaxed);
         let wall = began.elapsed();
+        let writes = writes.load(Ordering::Relaxed) - writes_before;
         let records = records.load(Ordering::Relaxed);
         let mut latencies = Vec::new();
         while let Some(done) = tasks.join_next().await {
@@ -105,7 +118,7 @@ impl Load {
         }
         latencies.sort_unstable();
         let cpu = own_cpu_time()?.saturating_sub(cpu);
-        Ok(Measured { records, flushes: self::flushes().saturating_sub(flushes), wall, cpu, latencies })
+        Ok(Measured { records, writes, wall, cpu, latencies })
     }
 }
 
@@ -124,15 +137,15 @@ async fn worker(
     while !stop.load(Ordering::Relaxed) {
         let mut batch = Batch::default();
         batch.records.extend(
-            names.iter().map(|name| Append { queues: smallvec![name.clone()], payload: smallvec![payload.clone()] }),
+            names
+                .iter()
+                .map(|name| Append { queues: smallvec![name.clone()], payload: smallvec![payload.clone()] }),
         );
-        batch.settles.extend(
-            before.iter().zip(&names).map(|(id, name)| Settle {
-                queue: name.clone(),
-                id: *id,
-                verdict: Verdict::Ack,
-            }),
-        );
+        batch.settles.extend(before.iter().zip(&names).map(|(id, name)| Settle {
+            queue: name.clone(),
+            id: *id,
+            verdict: Verdict::Ack,
+        }));
         let asked = Instant::now();
         before = queue.commit(batch).await?;
         latencies.push(u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX));
@@ -143,12 +156,81 @@ async fn worker(
     Ok(latencies)
 }
 
-/// Writes to the device that this process has asked for: the system counts write calls, of which a
-/// commit is one.
-fn flushes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("syscw: "));
-    line.and_then(|number| number.parse().ok()).unwrap_or(0)
+/// The real file system, with a count of the writes: a commit is one, and so are few others.
+#[derive(Clone, Default)]
+struct Counting(Arc<AtomicU64>);
+
+struct CountedFile(Arc<dyn File>, Arc<AtomicU64>);
+
+impl Counting {
+    fn counted(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(CountedFile(file, Arc::clone(&self.0)))
+    }
+}
+
+impl FileSystem for Counting {
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        RealFileSystem.make_folder(folder)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        RealFileSystem.list(folder)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(self.counted(RealFileSystem.create(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(self.counted(RealFileSystem.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFileSystem.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealFileSystem.remove(path)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        RealFileSystem.sync_folder(folder)
+    }
+
+    fn free_space(&self, folder: &Path) -> io::Result<FreeSpace> {
+        RealFileSystem.free_space(folder)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        RealFileSystem.lock(path)
+    }
+}
+
+impl File for CountedFile {
+    fn write_at(&self, pieces: &[io::IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.write_at(pieces, offset)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
 }
 
 impl Measured {
@@ -159,9 +241,21 @@ impl Measured {
             let index = (self.latencies.len() * share / 100).min(self.latencies.len().saturating_sub(1));
             self.latencies.get(index).map_or(0.0, |micros| f64::from(*micros) / 1e3)
         };
-        let commits = if durability == Durability::Memory { "-".to_owned() } else { format!("{:.0}", self.flushes as f64 / seconds) };
-        let per_commit = if durability == Durability::Memory { "-".to_owned() } else { format!("{:.1}", records / self.flushes.max(1) as f64) };
-        let flight = if load.per_batch > 1 { format!("{}x{}", load.flight / load.per_batch, load.per_batch) } else { load.flight.to_string() };
+        let commits = if durability == Durability::Memory {
+            "-".to_owned()
+        } else {
+            format!("{:.0}", self.writes as f64 / seconds)
+        };
+        let per_commit = if durability == Durability::Memory {
+            "-".to_owned()
+        } else {
+            format!("{:.1}", records / self.writes.max(1) as f64)
+        };
+        let flight = if load.per_batch > 1 {
+            format!("{}x{}", load.flight / load.per_batch, load.per_batch)
+        } else {
+            load.flight.to_string()
+        };
         say(format_args!(
             "{:<8} {flight:>9} {:>12.0} {:>13.2} {commits:>11} {per_commit:>15} {:>8.2} {:>8.2}",
             format!("{durability:?}").to_lowercase(),
@@ -200,7 +294,10 @@ fn backlog(runtime: &tokio::runtime::Runtime, folder: &Path, count: usize) -> Re
     let began = Instant::now();
     runtime.block_on(async {
         for first in (0..count).step_by(5000) {
-            let append = |n: usize| Append { queues: smallvec![names[n % QUEUES].clone()], payload: smallvec![payload.clone()] };
+            let append = |n: usize| Append {
+                queues: smallvec![names[n % QUEUES].clone()],
+                payload: smallvec![payload.clone()],
+            };
             let records = (first..count.min(first + 5000)).map(append).collect();
             queue.commit(Batch { records, ..Batch::default() }).await?;
         }
