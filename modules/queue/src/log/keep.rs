@@ -128,7 +128,11 @@ impl Committer {
             return Ok(());
         }
         self.shared.state_mut().freed = 0;
-        self.compact()?;
+        match self.compact() {
+            // What is acknowledged altogether can go all the same, and makes room.
+            Ok(()) | Err(KeepError::Full) => {}
+            Err(stop) => return Err(stop),
+        }
         self.checkpoint()
     }
 

@@ -30,6 +30,7 @@ pub(crate) mod frame;
 pub(crate) mod inbox;
 pub(crate) mod index;
 pub(crate) mod keep;
+pub(crate) mod queue;
 pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod reserve;
@@ -56,6 +57,7 @@ use crate::log::committer::{Committer, Shared};
 use crate::log::find::Scan;
 use crate::log::inbox::{Commit, Inbox, Job, Limit};
 use crate::log::index::Pages;
+use crate::log::queue::Queue;
 use crate::log::reserve::Reserve;
 use crate::options::{MAX_SEGMENT, MIN_SEGMENT};
 use crate::readers::Readers;
@@ -315,8 +317,6 @@ impl QueueBackend for Log {
         })
     }
 }
-
-use crate::log::state::Queue;
 
 /// Leases that are given back unless they are handed out.
 struct Claims {
