@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use history::History;
 use sim::{Disk, Image, Mode, Op, Sim};
-use waystation_core::queue::QueueBackend;
+use waystation_core::queue::{Batch, QueueBackend, QueueError};
 use waystation_core::storage::Durability;
 use waystation_queue::{MIN_SEGMENT, OpenError, Options, open_on};
 
@@ -123,6 +123,42 @@ fn a_short_write_at_every_operation() {
 #[test]
 fn a_power_cut_at_every_operation() {
     every_operation(Mode::Cut);
+}
+
+#[test]
+fn a_full_disk_refuses_records_takes_acknowledgements_and_recovers_by_itself() {
+    let sim = Sim::new(&Image::new(), None);
+    sim.set_room(Some(100_000));
+    let queue = open_sim(&sim, Durability::Fsync).unwrap();
+    let commit = |n: usize| block_on(queue.commit(support::records(&["a"], &[&format!("{n:0900}")])));
+    for round in 0..3 {
+        let mut ids = Vec::new();
+        let refused = loop {
+            match commit(ids.len()) {
+                Ok(committed) => ids.extend(committed),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, QueueError::Full), "round {round}: {refused}");
+        assert!(ids.len() > 35, "round {round}: only {} records found room", ids.len());
+        assert!(matches!(commit(0), Err(QueueError::Full)));
+        let read: Vec<_> = block_on(support::all(&queue, "a")).iter().map(|r| r.id).collect();
+        assert_eq!(read, ids, "round {round}: what was refused is not there");
+        // All of it outlives a power cut now.
+        recover_count(&sim, ids.len());
+        for ids in ids.chunks(4) {
+            let settles = ids.iter().flat_map(|id| support::ack("a", *id).settles);
+            let batch = Batch { settles: settles.collect(), ..Batch::default() };
+            block_on(queue.commit(batch)).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        assert_eq!(block_on(support::all(&queue, "a")).len(), 0);
+    }
+}
+
+/// Asserts how many records of "a" a power cut leaves.
+fn recover_count(sim: &Sim, count: usize) {
+    let queue = open_sim(&Sim::new(&sim.disk().cut(|| false), None), Durability::Fsync).unwrap();
+    assert_eq!(block_on(support::all(&queue, "a")).len(), count);
 }
 
 #[test]

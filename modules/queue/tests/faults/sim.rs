@@ -201,6 +201,8 @@ struct State {
     flush_failed: bool,
     trace: Vec<Op>,
     locked: bool,
+    /// Bytes that all files may have together, if that is limited.
+    room: Option<u64>,
 }
 
 /// See the module's header.
@@ -235,6 +237,11 @@ impl Sim {
 
     pub(crate) fn disk(&self) -> Disk {
         self.state().disk.clone()
+    }
+
+    /// Limits the bytes of all files together.
+    pub(crate) fn set_room(&self, room: Option<u64>) {
+        self.state().room = room;
     }
 
     fn act(&self, op: Op) -> io::Result<usize> {
@@ -298,8 +305,26 @@ impl State {
                 _ => {}
             }
         }
+        if self.room.is_some_and(|room| self.size_after(&op) > room) {
+            return Err(full());
+        }
         self.apply(op);
         Ok(len)
+    }
+
+    /// Bytes of all files once an operation was done; 0 for one that needs no room.
+    fn size_after(&self, op: &Op) -> u64 {
+        let (grown, to) = match op {
+            Op::Write(inode, offset, bytes) => (*inode, offset + bytes.len() as u64),
+            Op::SetLen(inode, len) => (*inode, *len),
+            _ => return 0,
+        };
+        let before = self.disk.inodes[grown].data.len() as u64;
+        if to <= before {
+            return 0;
+        }
+        let all = self.disk.names.values().map(|inode| self.disk.inodes[*inode].data.len() as u64);
+        all.sum::<u64>() + to - before
     }
 
     fn apply(&mut self, op: Op) {
