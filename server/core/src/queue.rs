@@ -186,9 +186,15 @@ pub enum QueueError {
     /// The lease has expired or was settled: its record may be someone else's by now.
     #[error("the lease is no longer held")]
     LeaseLost,
-    /// Stored data cannot be read back.
-    #[error("the queue's data is damaged: {0}")]
-    Corrupt(String),
+    /// Stored data cannot be read back. It stays where it is until it is settled or repaired.
+    #[error("the queue's data is damaged: {detail}")]
+    Corrupt {
+        /// The damaged record, where it is one record that is damaged: a reader goes on behind it
+        /// by reading after this position, a consumer by parking or acknowledging it.
+        record: Option<RecordId>,
+        /// What is damaged, and where.
+        detail: String,
+    },
     /// The queue was closed, or has stopped after a failed flush: whether the batch was applied
     /// is known only after it was opened again.
     #[error("the queue is closed")]

@@ -1,0 +1,433 @@
+//! What the log holds now, as far as it is kept in memory: queues, marks, leases, and where the
+//! records stand. Payloads are never here.
+//!
+//! What must hold: the committer thread alone changes what is stored, by applying what it has
+//! committed, in order; recovery applies the same changes in the same order and comes to the same
+//! state. A record of the active segment costs 16 bytes per queue until it is acknowledged; one of
+//! a sealed segment a bit, and its queue 24 bytes per segment.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use waystation_core::queue::{LeaseId, Mark, QueueName};
+
+use crate::check;
+use crate::log::frame::Change;
+use crate::log::index::{IndexRun, LogFile, SegmentFiles, Slot};
+use crate::log::queue::DONE;
+pub(crate) use crate::log::queue::{Queue, Run, Special};
+
+/// A sealed segment.
+pub(crate) struct Sealed {
+    pub(crate) files: Arc<SegmentFiles>,
+    /// A bit per slot: acknowledged.
+    pub(crate) done: Vec<u64>,
+    pub(crate) live: u32,
+    /// About how many bytes of the log file the live slots need.
+    pub(crate) live_bytes: u64,
+}
+
+impl Sealed {
+    pub(crate) fn is_done(&self, slot: u32) -> bool {
+        self.done[(slot / 64) as usize] & (1 << (slot % 64)) != 0
+    }
+
+    fn set_done(&mut self, slot: u32) {
+        self.done[(slot / 64) as usize] |= 1 << (slot % 64);
+    }
+
+    /// Live slots of a range.
+    pub(crate) fn count_live(&self, start: u32, count: u32) -> u32 {
+        let mut live = 0;
+        let mut slot = start;
+        let end = start + count;
+        while slot < end {
+            let bit = slot % 64;
+            let take = (64 - bit).min(end - slot);
+            let mask = if take == 64 { u64::MAX } else { ((1 << take) - 1) << bit };
+            live += take - (self.done[(slot / 64) as usize] & mask).count_ones();
+            slot += take;
+        }
+        live
+    }
+}
+
+/// What a record needs in a log file beside its payload, about.
+pub(crate) const RECORD_COST: u64 = 96;
+
+/// Where a record of a queue stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the active segment, if anywhere.
+    Tail,
+    /// In a sealed segment.
+    Sealed { segment: u32, slot: u32, len: u32 },
+    /// Nowhere.
+    Absent,
+}
+
+/// The segment that is written to.
+pub(crate) struct Active {
+    pub(crate) number: u32,
+    /// No record in it has a smaller id, and none in a sealed segment a larger one.
+    pub(crate) first_id: u64,
+    pub(crate) log: Arc<LogFile>,
+}
+
+/// See the module's header.
+pub(crate) struct State {
+    names: HashMap<QueueName, u32>,
+    order: BTreeMap<QueueName, u32>,
+    queues: Vec<Option<Queue>>,
+    unused: Vec<u32>,
+    /// Queues that hold nothing and are kept because they are likely to hold something again.
+    empty: usize,
+    pub(crate) sealed: BTreeMap<u32, Sealed>,
+    pub(crate) active: Active,
+    pub(crate) marks: HashMap<u128, u64>,
+    pub(crate) next_id: u64,
+    /// Bytes of sealed segments that acknowledgements have set free since this was last looked at.
+    pub(crate) freed: u64,
+    leases: HashMap<LeaseId, (u32, u64)>,
+    last_lease: u64,
+}
+
+/// Empty queues that are kept in any case.
+const KEEP_EMPTY: usize = 1024;
+
+impl State {
+    pub(crate) fn new(active: Active) -> Self {
+        Self {
+            names: HashMap::new(),
+            order: BTreeMap::new(),
+            queues: Vec::new(),
+            unused: Vec::new(),
+            empty: 0,
+            sealed: BTreeMap::new(),
+            next_id: active.first_id,
+            active,
+            marks: HashMap::new(),
+            freed: 0,
+            leases: HashMap::new(),
+            last_lease: 0,
+        }
+    }
+
+    pub(crate) fn queue(&self, name: &str) -> Option<&Queue> {
+        self.queues[*self.names.get(name)? as usize].as_ref()
+    }
+
+    /// Every queue that holds something.
+    pub(crate) fn all_queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter().flatten().filter(|queue| !queue.is_empty())
+    }
+
+    /// Every queue there is, empty or not.
+    pub(crate) fn named_queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter().flatten()
+    }
+
+    /// Names that begin with `prefix` and come after `after`, in order.
+    pub(crate) fn names(&self, prefix: &str, after: Option<&str>, max: usize) -> Vec<QueueName> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = match after {
+            Some(after) if after >= prefix => Excluded(after),
+            _ => Included(prefix),
+        };
+        self.order
+            .range::<str, _>((from, Unbounded))
+            .take_while(|(name, _)| name.starts_with(prefix))
+            .filter(|(_, number)| self.queues[**number as usize].as_ref().is_some_and(|q| !q.is_empty()))
+            .take(max)
+            .map(|(name, _)| QueueName::clone(name))
+            .collect()
+    }
+
+    /// The queue of a name, made when there is none.
+    pub(crate) fn ensure(&mut self, name: &str) -> &mut Queue {
+        let number = match self.names.get(name) {
+            Some(number) => *number,
+            None => {
+                let name = QueueName::from(name);
+                let number = self.unused.pop().unwrap_or_else(|| {
+                    self.queues.push(None);
+                    self.queues.len() as u32 - 1
+                });
+                self.names.insert(name.clone(), number);
+                self.order.insert(name.clone(), number);
+                self.queues[number as usize] = Some(Queue::new(name));
+                self.empty += 1;
+                number
+            }
+        };
+        // Numbers in `names` are those of queues that exist; it was made above otherwise.
+        self.queues[number as usize].get_or_insert_with(|| Queue::new(QueueName::from(name)))
+    }
+
+    /// Puts a record of the active segment into a queue.
+    pub(crate) fn append(&mut self, queue: &str, slot: Slot) {
+        let queue = self.ensure(queue);
+        let was_empty = queue.is_empty();
+        queue.pending += 1;
+        queue.bytes += u64::from(slot.len);
+        queue.tail.push_back(slot);
+        if was_empty {
+            self.empty -= 1;
+        }
+    }
+
+    /// Changes a mark: it only grows.
+    pub(crate) fn mark(&mut self, mark: Mark) {
+        match mark.value {
+            Some(value) => {
+                let present = self.marks.entry(mark.key).or_insert(value);
+                *present = value.max(*present);
+            }
+            None => {
+                self.marks.remove(&mark.key);
+            }
+        }
+    }
+
+    /// Applies a verdict on a record at a place that was resolved since the last seal.
+    pub(crate) fn settle(&mut self, name: &str, id: u64, place: Place, change: Change<'_>, now: Instant) {
+        let Some(&number) = self.names.get(name) else { return };
+        let Some(queue) = self.queues[number as usize].as_mut() else { return };
+        let tail = match place {
+            Place::Absent => return,
+            Place::Tail => match queue.tail.binary_search_by_key(&id, |slot| slot.id) {
+                Ok(index) if queue.tail[index].len & DONE == 0 => Some(index),
+                _ => return,
+            },
+            Place::Sealed { segment, slot, .. } => match self.sealed.get(&segment) {
+                Some(sealed) if !sealed.is_done(slot) => None,
+                _ => return,
+            },
+        };
+        let len = match (place, tail) {
+            (Place::Sealed { len, .. }, _) => len,
+            (_, Some(index)) => queue.tail[index].len,
+            _ => return,
+        };
+        let parked = queue.is_parked(id);
+        match change {
+            Change::Ack => {
+                match (place, tail) {
+                    (Place::Sealed { segment, slot, .. }, _) => {
+                        if let Some(sealed) = self.sealed.get_mut(&segment) {
+                            sealed.set_done(slot);
+                            sealed.live -= 1;
+                            let freed = u64::from(len) + RECORD_COST;
+                            sealed.live_bytes = sealed.live_bytes.saturating_sub(freed);
+                            self.freed += freed;
+                        }
+                        queue.leave_run(segment);
+                    }
+                    (_, Some(index)) => queue.leave_tail(index),
+                    _ => return,
+                }
+                queue.special.remove(&id);
+                if parked {
+                    queue.parked -= 1;
+                } else {
+                    queue.pending -= 1;
+                    queue.bytes -= u64::from(len);
+                }
+                self.empty += usize::from(queue.is_empty());
+            }
+            Change::Nack { .. } if parked => return,
+            Change::Nack { delay_ms, counts } => {
+                let special = queue.special.entry(id).or_default();
+                special.not_before = now.checked_add(check::wait(Duration::from_millis(delay_ms)));
+                special.attempts = special.attempts.saturating_add(u32::from(counts));
+            }
+            Change::Park { reason } => {
+                let special = queue.special.entry(id).or_default();
+                special.parked = Some((reason.into(), len));
+                special.not_before = None;
+                if !parked {
+                    queue.parked += 1;
+                    queue.pending -= 1;
+                    queue.bytes -= u64::from(len);
+                }
+            }
+            Change::Unpark => {
+                if parked && let Some(special) = queue.special.get_mut(&id) {
+                    special.parked = None;
+                    queue.parked -= 1;
+                    queue.pending += 1;
+                    queue.bytes += u64::from(len);
+                }
+                return;
+            }
+            Change::Leased => {
+                let special = queue.special.entry(id).or_default();
+                special.attempts = special.attempts.saturating_add(1);
+                return;
+            }
+        }
+        if let Some((lease, _)) = queue.leases.remove(&id) {
+            self.leases.remove(&lease);
+        }
+    }
+
+    /// Acknowledges everything in a queue.
+    pub(crate) fn purge(&mut self, name: &str) {
+        let Some(&number) = self.names.get(name) else { return };
+        let Some(queue) = self.queues[number as usize].as_mut() else { return };
+        if queue.is_empty() {
+            return;
+        }
+        for run in queue.runs.drain(..) {
+            if let Some(sealed) = self.sealed.get_mut(&run.segment) {
+                (run.start..run.start + run.count).for_each(|slot| sealed.set_done(slot));
+                // The sizes stand in the index, which is not read for this: a share is taken.
+                let share = sealed.live_bytes / u64::from(sealed.live.max(1)) * u64::from(run.live);
+                sealed.live_bytes -= share;
+                sealed.live -= run.live;
+                self.freed += share;
+            }
+        }
+        for (lease, _) in queue.leases.values() {
+            self.leases.remove(lease);
+        }
+        *queue = Queue::new(QueueName::clone(&queue.name));
+        self.empty += 1;
+    }
+
+    /// Forgets queues that hold nothing, when there are many.
+    pub(crate) fn sweep(&mut self) {
+        if self.empty <= KEEP_EMPTY + self.names.len() / 2 {
+            return;
+        }
+        for (number, place) in self.queues.iter_mut().enumerate() {
+            if let Some(queue) = place.take_if(|queue| queue.is_empty()) {
+                self.names.remove(&queue.name);
+                self.order.remove(&queue.name);
+                self.unused.push(number as u32);
+            }
+        }
+        self.empty = 0;
+    }
+
+    /// What the index of the active segment has to hold: its live slots, by queue.
+    pub(crate) fn tails(&self) -> Vec<IndexRun> {
+        let runs = self.all_queues().map(|queue| IndexRun {
+            queue: QueueName::clone(&queue.name),
+            slots: queue.tail_from(0).collect(),
+        });
+        runs.filter(|run| !run.slots.is_empty()).collect()
+    }
+
+    /// The active segment was sealed with the index of [`State::tails`]; `files` is `None` when
+    /// it held nothing.
+    pub(crate) fn seal(&mut self, files: Option<Arc<SegmentFiles>>, next: Active) {
+        let mut start = 0;
+        let mut live_bytes = 0;
+        for queue in self.queues.iter_mut().flatten() {
+            let before = start;
+            let first_id = queue.tail_from(0).next().map_or(0, |slot| slot.id);
+            for slot in queue.tail_from(0) {
+                start += 1;
+                live_bytes += u64::from(slot.len) + RECORD_COST;
+            }
+            let count = start - before;
+            if let Some(files) = files.as_ref().filter(|_| count > 0) {
+                let segment = files.number;
+                queue.runs.push_back(Run { first_id, segment, start: before, count, live: count });
+            }
+            queue.tail = VecDeque::new();
+        }
+        if let Some(files) = files {
+            let done = vec![0; (start as usize).div_ceil(64)];
+            self.sealed.insert(files.number, Sealed { files, done, live: start, live_bytes });
+        }
+        self.active = next;
+    }
+
+    /// Puts what a compaction has made in the place of the segments `window`: its runs, each with
+    /// the queue, the id of its first slot and how many slots it has, all of them live.
+    pub(crate) fn replace(&mut self, window: &[u32], sealed: Sealed, runs: &[(QueueName, u64, u32)]) {
+        let number = sealed.files.number;
+        for segment in window {
+            self.sealed.remove(segment);
+        }
+        self.sealed.insert(number, sealed);
+        let mut start = 0;
+        for (name, first_id, count) in runs {
+            let run = Run { first_id: *first_id, segment: number, start, count: *count, live: *count };
+            start += count;
+            let queue = self.ensure(name);
+            let at = queue.runs.partition_point(|run| run.segment < number);
+            queue.runs.retain(|run| !window.contains(&run.segment));
+            queue.runs.insert(at, run);
+        }
+    }
+
+    /// Leases a record that is free; ends a lease of it that has run out.
+    pub(crate) fn lease(&mut self, name: &str, id: u64, until: Instant) -> Option<LeaseId> {
+        let number = *self.names.get(name)?;
+        let queue = self.queues[number as usize].as_mut()?;
+        self.last_lease += 1;
+        let lease = LeaseId(self.last_lease);
+        if let Some((expired, _)) = queue.leases.insert(id, (lease, until)) {
+            self.leases.remove(&expired);
+        }
+        self.leases.insert(lease, (number, id));
+        Some(lease)
+    }
+
+    /// The record under a lease that is still held, and when it ends.
+    pub(crate) fn held(&self, lease: LeaseId, now: Instant) -> Option<(&Queue, u64)> {
+        let (number, id) = *self.leases.get(&lease)?;
+        let queue = self.queues[number as usize].as_ref()?;
+        let (by, until) = queue.leases.get(&id)?;
+        (*by == lease && *until > now).then_some((queue, id))
+    }
+
+    /// Lets a lease that is held last until another moment; false when it is not held.
+    pub(crate) fn extend(&mut self, lease: LeaseId, now: Instant, until: Instant) -> bool {
+        let Some((number, id)) = self.leases.get(&lease).copied() else { return false };
+        let queue = self.queues[number as usize].as_mut();
+        match queue.and_then(|queue| queue.leases.get_mut(&id)) {
+            Some((by, at)) if *by == lease && *at > now => {
+                *at = until;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Gives a lease back as if it had never been.
+    pub(crate) fn release(&mut self, lease: LeaseId) {
+        let Some((number, id)) = self.leases.remove(&lease) else { return };
+        if let Some(queue) = self.queues[number as usize].as_mut()
+            && queue.leases.get(&id).is_some_and(|(by, _)| *by == lease)
+        {
+            queue.leases.remove(&id);
+        }
+    }
+
+    /// Sets the figures of each queue from its parts, after a checkpoint was read.
+    pub(crate) fn settle_figures(&mut self, sealed_bytes: &HashMap<QueueName, u64>) {
+        self.empty = 0;
+        for queue in self.queues.iter_mut().flatten() {
+            let runs: u64 = queue.runs.iter().map(|run| u64::from(run.live)).sum();
+            let (mut count, mut bytes) = (runs, sealed_bytes.get(&queue.name).copied().unwrap_or(0));
+            for slot in queue.tail_from(0) {
+                count += 1;
+                bytes += u64::from(slot.len);
+            }
+            queue.parked = queue.special.values().filter(|s| s.parked.is_some()).count() as u64;
+            queue.pending = count.saturating_sub(queue.parked);
+            queue.bytes = bytes.saturating_sub(queue.parked_bytes());
+            self.empty += usize::from(queue.is_empty());
+        }
+    }
+
+    /// Puts a slot into a queue's tail without counting it, while a checkpoint is read.
+    pub(crate) fn restore_tail(&mut self, name: &str, slot: Slot) {
+        self.ensure(name).tail.push_back(slot);
+    }
+}

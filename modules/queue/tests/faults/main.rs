@@ -1,0 +1,205 @@
+//! Every file operation fails once, in every way; every crash image opens; every damage is found.
+//!
+//! What must hold in all of it: nothing acknowledged is lost, nothing refused or unknown is
+//! served, ids never repeat, and a failed flush is never followed by an acknowledgement.
+#![allow(clippy::unwrap_used, reason = "in a test, also in its functions, it is an assertion")]
+
+mod damage;
+mod history;
+mod kill;
+mod sim;
+#[path = "../contract/support.rs"]
+#[allow(dead_code, reason = "shared with the contract's tests")]
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use history::History;
+use sim::{Disk, Image, Mode, Op, Sim};
+use waystation_core::queue::{Batch, QueueBackend, QueueError};
+use waystation_core::storage::Durability;
+use waystation_queue::{MIN_SEGMENT, OpenError, Options, open_on};
+
+use crate::support::block_on;
+
+/// Steps of the script: enough for several segments, removals and a compaction.
+const STEPS: usize = 48;
+
+fn open_sim(sim: &Sim, durability: Durability) -> Result<Arc<dyn QueueBackend>, OpenError> {
+    let options =
+        Options { durability, segment_bytes: MIN_SEGMENT, min_free_bytes: Some(0), ..Options::default() };
+    open_on(Arc::new(sim.clone()), Path::new("/queue"), &options)
+}
+
+/// Numbers that look random, the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+    }
+
+    fn half(&mut self) -> bool {
+        self.roll().is_multiple_of(2)
+    }
+}
+
+/// Opens what a crash has left, which must succeed, checks it, goes on, and checks again.
+fn recover(image: &Image, mut history: History) {
+    let sim = Sim::new(image, None);
+    let queue = open_sim(&sim, Durability::Fsync).unwrap_or_else(|error| panic!("{error}"));
+    history.check(&queue);
+    for n in 0..4 {
+        history.step(&queue, 100 + n, || false);
+    }
+    block_on(queue.close()).unwrap();
+    let sim = Sim::new(&sim.disk().cut(|| false), None);
+    let queue = open_sim(&sim, Durability::Fsync).unwrap();
+    history.check(&queue);
+}
+
+/// Runs the script with a fault at one operation; false when it was over before.
+fn run_with_fault(at: u64, mode: Mode) -> bool {
+    let sim = Sim::new(&Image::new(), Some((at, mode)));
+    let mut history = History::default();
+    match open_sim(&sim, Durability::Fsync) {
+        Ok(queue) => {
+            for n in 0..STEPS {
+                history.step(&queue, n, || sim.flush_failed());
+            }
+            // Closing fails when the queue has stopped, and may run into the fault itself.
+            let _ = block_on(queue.close());
+        }
+        Err(error) => assert!(sim.fired(), "{error}"),
+    }
+    let disk = sim.disk();
+    if !sim.fired() {
+        let made =
+            |end: &str| sim.trace().iter().any(|op| matches!(op, Op::Create(name) if name.ends_with(end)));
+        assert!(made("-0001.log") && made("5-0000.index"), "the script compacts nothing");
+    }
+    let mut dice = Dice(at + 1);
+    if mode == Mode::Cut || mode == Mode::Error {
+        recover(&disk.cut(|| false), history.clone());
+        recover(&disk.cut(|| true), history.clone());
+        for _ in 0..3 {
+            recover(&disk.cut(|| dice.half()), history.clone());
+        }
+    }
+    if mode != Mode::Cut {
+        recover(&disk.kill(), history);
+    }
+    sim.fired()
+}
+
+fn every_operation(mode: Mode) {
+    let mut at = 0;
+    while run_with_fault(at, mode) {
+        at += 1;
+    }
+    assert!(at > 150, "the script has too few operations: {at}");
+}
+
+#[test]
+fn an_error_at_every_operation() {
+    every_operation(Mode::Error);
+}
+
+#[test]
+fn a_full_disk_at_every_operation() {
+    every_operation(Mode::Full { operations: 1 });
+    every_operation(Mode::Full { operations: 40 });
+}
+
+#[test]
+fn a_short_write_at_every_operation() {
+    every_operation(Mode::Short);
+}
+
+#[test]
+fn a_power_cut_at_every_operation() {
+    every_operation(Mode::Cut);
+}
+
+#[test]
+fn a_full_disk_refuses_records_takes_acknowledgements_and_recovers_by_itself() {
+    let sim = Sim::new(&Image::new(), None);
+    sim.set_room(Some(100_000));
+    let queue = open_sim(&sim, Durability::Fsync).unwrap();
+    let commit = |n: usize| block_on(queue.commit(support::records(&["a"], &[&format!("{n:0900}")])));
+    for round in 0..3 {
+        let mut ids = Vec::new();
+        let refused = loop {
+            match commit(ids.len()) {
+                Ok(committed) => ids.extend(committed),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, QueueError::Full), "round {round}: {refused}");
+        assert!(ids.len() > 35, "round {round}: only {} records found room", ids.len());
+        assert!(matches!(commit(0), Err(QueueError::Full)));
+        let read: Vec<_> = block_on(support::all(&queue, "a")).iter().map(|r| r.id).collect();
+        assert_eq!(read, ids, "round {round}: what was refused is not there");
+        // All of it outlives a power cut now.
+        recover_count(&sim, ids.len());
+        for ids in ids.chunks(4) {
+            let settles = ids.iter().flat_map(|id| support::ack("a", *id).settles);
+            let batch = Batch { settles: settles.collect(), ..Batch::default() };
+            block_on(queue.commit(batch)).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        assert_eq!(block_on(support::all(&queue, "a")).len(), 0);
+    }
+}
+
+/// Asserts how many records of "a" a power cut leaves.
+fn recover_count(sim: &Sim, count: usize) {
+    let queue = open_sim(&Sim::new(&sim.disk().cut(|| false), None), Durability::Fsync).unwrap();
+    assert_eq!(block_on(support::all(&queue, "a")).len(), count);
+}
+
+#[test]
+fn every_crash_image_of_a_short_run_opens() {
+    let sim = Sim::new(&Image::new(), None);
+    let queue = open_sim(&sim, Durability::Fsync).unwrap();
+    let mut history = History::default();
+    // What was answered by which operation.
+    let mut known = vec![(sim.operations(), history.clone())];
+    for n in 0..14 {
+        history.step(&queue, n * 3 + 1, || false);
+        known.push((sim.operations(), history.clone()));
+    }
+    drop(queue);
+    let mut disk = Disk::default();
+    let mut dice = Dice(7);
+    let mut images = 0;
+    for (n, op) in sim.trace().iter().enumerate() {
+        disk.apply(op);
+        // Answered before this operation: what must be there. Asked after it: what must not.
+        let answered = known.iter().rposition(|(at, _)| *at <= n as u64);
+        let mut expected = known[answered.map_or(0, |index| index + 1).min(known.len() - 1)].1.clone();
+        expected.reopen_last(answered.map_or(&History::default(), |index| &known[index].1));
+        let pending = disk.pending();
+        // All prefixes, each one missing alone, each one there alone, and some at random.
+        for chosen in 0..=pending.min(24) {
+            for mut keep in [
+                Box::new(|index| index < chosen) as Box<dyn FnMut(usize) -> bool>,
+                Box::new(|index| index != chosen),
+                Box::new(|index| index == chosen),
+            ] {
+                let mut index = 0;
+                let image = disk.cut(|| {
+                    index += 1;
+                    keep(index - 1)
+                });
+                recover(&image, expected.clone());
+                images += 1;
+            }
+        }
+        recover(&disk.cut(|| dice.half()), expected);
+    }
+    assert!(images > 1000, "{images}");
+}
