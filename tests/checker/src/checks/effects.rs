@@ -62,7 +62,7 @@ pub(super) fn effects(facts: &Facts<'_>) -> Vec<Witness> {
             if let Some(change) = contradicted(all, value, since, until) {
                 let text = format!(
                     "{what} of {scope}: {key} was set to {:?}, and is {value:?}",
-                    change.map_or(None, |c| c.value)
+                    change.and_then(|c| c.value)
                 );
                 let mut events = vec![at];
                 events.extend(change.map(|c| c.at));

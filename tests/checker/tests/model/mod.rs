@@ -17,20 +17,20 @@ const ROOM: &str = "room@conference.x";
 
 /// What the history is about.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Random steps before the end is prepared.
-    pub steps: usize,
+    pub(crate) steps: usize,
     /// Accounts; every second one has two resources when there are archives.
-    pub accounts: usize,
+    pub(crate) accounts: usize,
     /// Whether there are archives.
-    pub archive: bool,
+    pub(crate) archive: bool,
     /// Whether there is a room.
-    pub room: bool,
+    pub(crate) room: bool,
 }
 
 impl Shape {
     /// A small random one.
-    pub fn random(rng: &mut Rng) -> Self {
+    pub(crate) fn random(rng: &mut Rng) -> Self {
         let steps = usize::try_from(rng.between(20, 160)).unwrap();
         Self { steps, accounts: 2 + rng.index(3), archive: rng.percent(70), room: rng.percent(50) }
     }
@@ -94,7 +94,7 @@ struct Account {
 }
 
 /// The world of one history.
-pub struct World {
+pub(crate) struct World {
     rng: Rng,
     shape: Shape,
     now: u64,
@@ -107,14 +107,14 @@ pub struct World {
 }
 
 /// Makes the clean history of this seed.
-pub fn clean(seed: u64) -> History {
+pub(crate) fn clean(seed: u64) -> History {
     let mut rng = Rng::new(seed);
     let shape = Shape::random(&mut rng);
     with_shape(seed, shape)
 }
 
 /// Makes a clean history of this shape.
-pub fn with_shape(seed: u64, shape: Shape) -> History {
+pub(crate) fn with_shape(seed: u64, shape: Shape) -> History {
     let mut world = World::new(Rng::fork(seed, 1), shape);
     for _ in 0..shape.steps {
         world.step();
