@@ -7,7 +7,9 @@
 
 pub mod body;
 pub mod checks;
+pub mod client;
 pub mod facts;
 pub mod history;
 pub mod report;
 pub mod rng;
+pub mod run;
