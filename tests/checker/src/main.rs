@@ -49,6 +49,9 @@ struct Run {
     /// Messages (or roster changes) per second over all clients.
     #[arg(long, default_value_t = 500)]
     rate: u32,
+    /// Break connections by FIN instead of a reset.
+    #[arg(long)]
+    gentle: bool,
     /// The longest pause of the nemesis `stop`, in seconds.
     #[arg(long, default_value_t = 30)]
     max_pause: u64,
@@ -101,6 +104,7 @@ fn run(command: &Run) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
     let mut options = Options::new(command.workload, command.nemesis, command.cycles, seed, server);
     options.rate = command.rate;
+    options.gentle = command.gentle;
     options.pause.1 = Duration::from_secs(command.max_pause.max(1));
     options.pause.0 = options.pause.0.min(options.pause.1);
     let mut out = std::io::stdout();

@@ -26,6 +26,22 @@ fn ten_thousand_clean_histories_pass() {
     assert!(events > 1_000_000, "only {events} events: the histories are too small to prove much");
 }
 
+/// A run of hours must not take hours to check.
+#[test]
+fn a_million_events_are_checked_in_seconds() {
+    let shape = model::Shape { steps: 330_000, accounts: 8, archive: true, room: true };
+    let history = model::with_shape(1, shape);
+    let events = history.len();
+    let start = std::time::Instant::now();
+    let report = Report::of(&history);
+    let took = start.elapsed();
+    println!("{events} events in {took:?}");
+    assert!(report.passed(), "{report}");
+    assert!(events > 1_000_000, "{events} events");
+    // Many times what it takes: this is about growth with the square of the length.
+    assert!(took < std::time::Duration::from_secs(60), "{events} events took {took:?}");
+}
+
 /// Applies a mutation to random histories, and demands that exactly this check notices.
 fn trips(expected: Check, mutation: fn(&mut History, &mut Rng) -> Option<()>) {
     const ENOUGH: usize = 60;

@@ -4,6 +4,8 @@
 //! before it was resent), which is sound because sending is noted before the
 //! write and receiving after the read.
 
+use std::collections::BTreeMap;
+
 use crate::checks::{Check, Witness};
 use crate::facts::{At, Facts, ReportKind};
 use crate::history::{Ev, HARNESS};
@@ -84,6 +86,7 @@ fn unbound(facts: &Facts<'_>, healed: u64) -> Vec<Witness> {
 fn unanswered(facts: &Facts<'_>) -> Vec<Witness> {
     let mut found = Vec::new();
     for (number, client) in facts.clients.iter().enumerate() {
+        let mut first: BTreeMap<u32, usize> = BTreeMap::new();
         // Walked backwards, so that the next answer and the end of each session are known.
         let mut answer: Option<(u32, u64)> = None;
         let mut last: Option<(u32, u64)> = None;
@@ -100,12 +103,16 @@ fn unanswered(facts: &Facts<'_>) -> Vec<Witness> {
                     };
                     let end = of_session(answer).min(of_session(last)).min(facts.end);
                     if end > deadline {
-                        let text = format!("{}: no answer to <r/> within 5 s", client.name);
-                        found.push(Witness::new(Check::C9, [At { client: number, index }], text));
+                        first.insert(event.s, index);
                     }
                 }
                 _ => {}
             }
+        }
+        // One per session: a client that waits asks again and again.
+        for (session, index) in first {
+            let text = format!("{}: no answer to <r/> of session {session} within 5 s", client.name);
+            found.push(Witness::new(Check::C9, [At { client: number, index }], text));
         }
     }
     found

@@ -36,6 +36,8 @@ pub struct Scene {
     pub at: Endpoint,
     /// The name of the run, with which every uid begins.
     pub run: String,
+    /// Whether connections end by FIN instead of a reset, so that the server reads what was written.
+    pub gentle: bool,
 }
 
 impl Scene {
@@ -159,6 +161,11 @@ impl Peer {
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         self.raw.is_some()
+    }
+
+    /// Whether its stream is under management.
+    pub fn is_managed(&self) -> bool {
+        self.managed.is_some()
     }
 
     /// A new name for a stanza.
@@ -446,10 +453,16 @@ impl Peer {
     }
 
     /// Breaks the connection without a word.
-    pub fn cut(&mut self) {
-        if let Some(raw) = self.raw.take() {
-            self.note(Ev::Close { how: How::Eof });
-            // It fails only on a socket that is gone already.
+    pub async fn cut(&mut self) {
+        let Some(mut raw) = self.raw.take() else { return };
+        self.note(Ev::Close { how: How::Eof });
+        // What fails here fails on a socket that is gone already.
+        if self.scene.gentle {
+            // Only after the server has read to the end is no reset sent for what this side leaves unread.
+            raw.set_patience(Duration::from_secs(2));
+            let _gone = raw.wire().shutdown().await;
+            let _unread = raw.read_to_end().await;
+        } else {
             let _gone = raw.reset();
         }
     }

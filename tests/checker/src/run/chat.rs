@@ -118,7 +118,7 @@ impl Worker<'_> {
             }
             if orders.resets != self.resets {
                 self.resets = orders.resets;
-                self.peer.cut();
+                self.peer.cut().await;
                 return Err(Lost);
             }
             while self.next <= Instant::now() {
@@ -144,7 +144,7 @@ impl Worker<'_> {
             if orderly {
                 self.leave().await;
             } else {
-                self.peer.cut();
+                self.peer.cut().await;
             }
         }
         if forgets {
@@ -168,7 +168,7 @@ impl Worker<'_> {
         while Instant::now() < until && !self.orders().stop {
             let pause = Duration::from_millis(self.plan.modes.between(20, 150));
             self.online(until.min(Instant::now() + pause)).await;
-            self.peer.cut();
+            self.peer.cut().await;
         }
     }
 }

@@ -69,6 +69,9 @@ pub struct Options {
     pub rate: u32,
     /// How long nothing must come before a client takes its offline messages for read.
     pub idle: Duration,
+    /// Whether clients break connections by FIN instead of a reset. A server may then be expected to
+    /// have read all that was written, and none has to deal with half a stanza.
+    pub gentle: bool,
     /// The shortest and the longest pause of the nemesis that stops the server.
     pub pause: (Duration, Duration),
 }
@@ -77,7 +80,17 @@ impl Options {
     /// A run of a server with the rates and times of the contract.
     pub fn new(workload: Workload, nemesis: Nemesis, cycles: u32, seed: u64, server: Config) -> Self {
         let pause = (Duration::from_secs(5), Duration::from_secs(30));
-        Self { workload, nemesis, cycles, seed, server, rate: 500, idle: Duration::from_secs(2), pause }
+        Self {
+            workload,
+            nemesis,
+            cycles,
+            seed,
+            server,
+            rate: 500,
+            idle: Duration::from_secs(2),
+            gentle: false,
+            pause,
+        }
     }
 }
 
@@ -157,7 +170,8 @@ pub async fn run(options: Options, progress: fn(&str)) -> Result<Outcome, Failur
 
     let options = Arc::new(options);
     let run = format!("{}-{}", options.workload.name(), options.seed);
-    let scene = Arc::new(Scene { epoch: Instant::now(), at: server.endpoint().clone(), run });
+    let scene =
+        Arc::new(Scene { epoch: Instant::now(), at: server.endpoint().clone(), run, gentle: options.gentle });
     let (orders, told) = watch::channel(Orders::default());
     let peers = Arc::new(names.iter().map(|name| Account::new(name).jid()).collect::<Vec<_>>());
     let barrier = Arc::new(Barrier::new(CLIENTS));
@@ -183,8 +197,7 @@ pub async fn run(options: Options, progress: fn(&str)) -> Result<Outcome, Failur
     })
     .await??;
     progress("healed; the clients settle");
-    // It fails only when every client has ended, which the join below tells.
-    let _ended = orders.send(Orders { stop: true, ..*orders.borrow() });
+    orders.send_modify(|orders| orders.stop = true);
 
     let mut history = History::default();
     let about = Ev::Run {

@@ -43,7 +43,7 @@ async fn settle(peer: &mut Peer, rng: &mut Rng) -> Result<(), Lost> {
     if orderly {
         peer.close().await?;
     } else {
-        peer.cut();
+        peer.cut().await;
     }
     Ok(())
 }
@@ -55,6 +55,10 @@ async fn come_back(peer: &mut Peer, idle: Duration) -> Result<(), Lost> {
 }
 
 async fn read(peer: &mut Peer, task: &Task) -> Result<(), Lost> {
+    if task.number == 0 && !peer.is_managed() {
+        let text = "the server offers no stream management (urn:xmpp:sm:3): none was used".to_owned();
+        peer.note(Ev::Note { text });
+    }
     if task.options.workload == Workload::Roster {
         return roster::read(peer).await;
     }

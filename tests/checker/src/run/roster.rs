@@ -27,7 +27,7 @@ pub(super) async fn work(peer: &mut Peer, task: &Task, mut rng: Rng) {
         }
         if orders.resets != resets {
             resets = orders.resets;
-            peer.cut();
+            peer.cut().await;
         }
         if !peer.is_connected() && peer.connect_until(Instant::now() + interval).await.is_err() {
             continue;
