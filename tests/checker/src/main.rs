@@ -1,4 +1,5 @@
-//! Runs workloads against a server and checks histories; exits with 1 when something was violated.
+//! Runs workloads against a server and checks histories; exits with 1 when something was violated
+//! and with 2 when that could not be found out.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -74,7 +75,14 @@ fn parse_nemesis(name: &str) -> Result<Nemesis, String> {
     Nemesis::from_name(name).ok_or_else(|| format!("no such nemesis: {name}"))
 }
 
-fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    act().unwrap_or_else(|e| {
+        eprintln!("{e}");
+        ExitCode::from(2)
+    })
+}
+
+fn act() -> Result<ExitCode, Box<dyn std::error::Error>> {
     match Command::parse().action {
         Action::Run(options) => run(&options),
         Action::Check { files } => {

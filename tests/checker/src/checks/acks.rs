@@ -117,3 +117,72 @@ fn unanswered(facts: &Facts<'_>) -> Vec<Witness> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::checks::check;
+    use crate::history::{Class, Ev, Event, HARNESS, History, How};
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A fault of the tenth second, and a client that comes back after `delay` seconds.
+    fn back_after(delay: u64) -> History {
+        let fault = |on| Ev::Fault { kind: "kill9".into(), node: "n1".into(), on };
+        let connect = || Ev::Connect { node: "n1".into() };
+        let bound = || Ev::Bound { jid: "a@x/r".into() };
+        let close = || Ev::Close { how: How::Eof };
+        let client = [
+            (1, 1, connect()),
+            (1, 1, bound()),
+            (9, 1, close()),
+            (11, 2, connect()),
+            (11, 2, close()),
+            (10 + delay, 3, connect()),
+            (10 + delay, 3, bound()),
+            (90, 3, close()),
+        ];
+        let event = |(t, s, ev)| Event { t: t * SECOND, s, ev };
+        let mut history = History::default();
+        history.clients.insert("a".into(), client.map(event).into());
+        history
+            .clients
+            .insert(HARNESS.into(), [(9, 0, fault(true)), (10, 0, fault(false))].map(event).into());
+        history
+    }
+
+    #[test]
+    fn who_comes_back_too_late_is_stuck() {
+        assert_eq!(check(&back_after(29)), []);
+        let found = check(&back_after(31));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].check, Check::C9);
+    }
+
+    #[test]
+    fn acknowledgements_may_wrap() {
+        let top = u64::from(u32::MAX);
+        let send = |seq| Ev::Send {
+            uid: format!("u{seq}"),
+            seq,
+            to: String::new(),
+            cls: Class::E,
+            kind: "presence".into(),
+            hash: String::new(),
+        };
+        let mut all = vec![Ev::Bound { jid: "a@x/r".into() }, Ev::Smon { id: "1".into() }];
+        // A history that begins shortly before the turn.
+        for (seq, h) in [(1 << 31, 1 << 31), (top - 1, u32::MAX - 1), (top + 2, 1)] {
+            all.extend([send(seq), Ev::AIn { h }]);
+        }
+        let mut history = History::default();
+        history
+            .clients
+            .insert("a".into(), (1..).zip(all.clone()).map(|(t, ev)| Event { t, s: 1, ev }).collect());
+        assert_eq!(check(&history), []);
+        all.push(Ev::AIn { h: 0 });
+        history.clients.insert("a".into(), (1..).zip(all).map(|(t, ev)| Event { t, s: 1, ev }).collect());
+        assert_eq!(check(&history).iter().map(|w| w.check).collect::<Vec<_>>(), [Check::C5]);
+    }
+}
