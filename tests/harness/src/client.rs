@@ -61,6 +61,17 @@ pub struct Client {
 impl Client {
     /// Connects, authenticates and binds.
     pub async fn login(at: &Endpoint, account: &Account, login: &Login) -> Result<Self> {
+        let (mut raw, opened) = Self::authenticate(at, account, login).await?;
+        let jid = raw.bind(login.resource.as_deref()).await?;
+        Ok(Self { raw, jid, features: opened.features, pings: 0 })
+    }
+
+    /// Connects and authenticates, and opens the stream on which a resource can be bound or a session resumed.
+    pub async fn authenticate(
+        at: &Endpoint,
+        account: &Account,
+        login: &Login,
+    ) -> Result<(RawClient, Opened)> {
         let (mut raw, opened) = Self::open(at, &account.host, login.security).await?;
         let mechanism = match login.mechanism {
             Some(mechanism) => mechanism,
@@ -68,8 +79,7 @@ impl Client {
         };
         raw.authenticate(mechanism, &account.user, &account.password, &opened.bindings()).await?;
         let opened = raw.open(&account.host).await?;
-        let jid = raw.bind(login.resource.as_deref()).await?;
-        Ok(Self { raw, jid, features: opened.features, pings: 0 })
+        Ok((raw, opened))
     }
 
     /// Connects and opens a stream, after TLS if asked for, ready to authenticate.

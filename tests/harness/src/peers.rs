@@ -35,7 +35,7 @@ pidfile = {pid:?}
 interfaces = {{ "127.0.0.1" }}
 c2s_ports = {{ {c2s} }}
 c2s_direct_tls_ports = {{ {tls} }}
-modules_enabled = {{ "roster", "saslauth", "tls", "disco", "ping", "version", "time", "lastactivity", "uptime" }}
+modules_enabled = {{ "roster", "saslauth", "tls", "disco", "ping", "version", "time", "lastactivity", "uptime"{modules} }}
 modules_disabled = {{ "s2s" }}
 c2s_require_encryption = {required}
 allow_unencrypted_plain_auth = true
@@ -48,6 +48,7 @@ ssl = {{ certificate = {certificate:?}, key = {key:?} }}
         pid = folder.join("prosody.pid"),
         c2s = at.c2s.port(),
         tls = at.c2s_tls.port(),
+        modules = config.modules.iter().map(|m| format!(", {m:?}")).collect::<String>(),
         required = config.tls_required,
         hash = match config.hash {
             Hash::Sha1 => "SHA-1",

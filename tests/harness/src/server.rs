@@ -113,6 +113,10 @@ pub struct Config {
     pub unlimited: bool,
     /// The core to keep the server on.
     pub core: Option<usize>,
+    /// Waystation only: the binary to run, instead of the one that was built with the tests.
+    pub program: Option<PathBuf>,
+    /// Prosody only: further modules to load, such as `smacks`.
+    pub modules: Vec<String>,
 }
 
 impl Default for Config {
@@ -129,6 +133,8 @@ impl Default for Config {
             settings: Vec::new(),
             unlimited: false,
             core: None,
+            program: None,
+            modules: Vec::new(),
         }
     }
 }
@@ -194,25 +200,13 @@ impl Server {
         for attempt in 0..ATTEMPTS {
             let endpoint = reserve_endpoint(&config.hosts)?;
             let accounts: &[Account] = if attempt == 0 { &config.accounts } else { &[] };
-            let program = match config.kind {
-                Kind::Waystation => waystation::prepare(&config, &endpoint, folder.path(), accounts)?,
-                Kind::Prosody => peers::prepare_prosody(&config, &endpoint, folder.path(), accounts)?,
-                Kind::Ejabberd => peers::prepare_ejabberd(&config, &endpoint, folder.path())?,
-            };
-            let mut child = spawn(&program, config.core, &folder.path().join("server.log"))?;
-            match wait_until_ready(&mut child, &endpoint, program.ready_file.as_deref()) {
-                Ok(()) => {
-                    if config.kind == Kind::Waystation {
-                        wait_for_ready_line(&folder.path().join("server.log"))?;
-                    }
+            match launch(&config, &endpoint, folder.path(), accounts) {
+                Ok(child) => {
                     let baseline = Sample::of(child.id()).map_err(Error::io("look at the server"))?;
                     return Ok(Self { config, endpoint, child, folder, baseline });
                 }
                 Err(e) => {
-                    // It may be gone already; either way it is not left behind.
-                    let _gone = child.kill();
-                    let _status = child.wait();
-                    last = format!("{e}\n{}", tail(&folder.path().join("server.log")));
+                    last = e.to_string();
                     if !last.contains("in use") && !last.contains("eaddrinuse") {
                         break;
                     }
@@ -317,6 +311,19 @@ impl Server {
         self.into_folder()
     }
 
+    /// Kills the server as a crash would (SIGKILL); [`Server::start_again`] brings it back.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().map_err(Error::io("kill"))?;
+        self.child.wait().map_err(Error::io("wait for the killed server"))?;
+        Ok(())
+    }
+
+    /// Starts a server that was killed, on the same folder and the same ports.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = launch(&self.config, &self.endpoint, self.folder.path(), &[])?;
+        Ok(())
+    }
+
     fn into_folder(mut self) -> Result<(Config, TempDir)> {
         let empty = TempDir::new().map_err(Error::io("temporary folder"))?;
         let folder = std::mem::replace(&mut self.folder, empty);
@@ -411,6 +418,33 @@ fn reserve_endpoint(hosts: &[String]) -> Result<Endpoint> {
     Ok(Endpoint { host, c2s: addr(&a)?, c2s_tls: addr(&b)? })
 }
 
+/// Makes the accounts and starts the program; it accepts connections when this returns.
+fn launch(config: &Config, at: &Endpoint, folder: &Path, accounts: &[Account]) -> Result<Child> {
+    let program = match config.kind {
+        Kind::Waystation => waystation::prepare(config, at, folder, accounts)?,
+        Kind::Prosody => peers::prepare_prosody(config, at, folder, accounts)?,
+        Kind::Ejabberd => peers::prepare_ejabberd(config, at, folder)?,
+    };
+    let log = folder.join("server.log");
+    // An earlier run in the folder has logged that it was ready, too.
+    let logged = fs::read(&log).map_or(0, |text| text.len());
+    let mut child = spawn(&program, config.core, &log)?;
+    let ready = wait_until_ready(&mut child, at, program.ready_file.as_deref());
+    let ready = ready.and_then(|()| match config.kind {
+        Kind::Waystation => wait_for_ready_line(&log, logged),
+        Kind::Prosody | Kind::Ejabberd => Ok(()),
+    });
+    match ready {
+        Ok(()) => Ok(child),
+        Err(e) => {
+            // It may be gone already; either way it is not left behind.
+            let _gone = child.kill();
+            let _status = child.wait();
+            Err(Error::Setup(format!("{e}\n{}", tail(&log))))
+        }
+    }
+}
+
 fn spawn(program: &Program, core: Option<usize>, log: &Path) -> Result<Child> {
     let file = File::options().create(true).append(true).open(log).map_err(Error::io("open the log"))?;
     let copy = file.try_clone().map_err(Error::io("open the log"))?;
@@ -484,13 +518,18 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
 
 /// Waits for the server to say that it is ready: before, it may still be opening files, and what it
 /// has open then is no baseline.
-fn wait_for_ready_line(log: &Path) -> Result<()> {
+fn wait_for_ready_line(log: &Path, from: usize) -> Result<()> {
     let end = Instant::now() + START_DEADLINE;
-    while !fs::read_to_string(log).is_ok_and(|text| text.contains("ready")) {
+    let says_ready = |text: Vec<u8>| text.get(from..).is_some_and(|new| contains(new, b"ready"));
+    while !fs::read(log).is_ok_and(says_ready) {
         if Instant::now() > end {
             return Err(Error::Setup(format!("the server does not get ready:\n{}", tail(log))));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|w| w == part)
 }

@@ -19,6 +19,11 @@ pub fn binary() -> Result<PathBuf> {
     })
 }
 
+/// The binary that a configuration names, or else the usual one.
+fn program(config: &Config) -> Result<PathBuf> {
+    config.program.clone().map_or_else(binary, Ok)
+}
+
 pub(crate) fn prepare(
     config: &Config,
     at: &Endpoint,
@@ -38,7 +43,7 @@ pub(crate) fn prepare(
     }
     let mut args = vec!["serve".to_owned()];
     args.extend(settings(config, at, folder));
-    Ok(Program { path: binary()?, args, env: Vec::new(), ready_file: None })
+    Ok(Program { path: program(config)?, args, env: Vec::new(), ready_file: None })
 }
 
 /// Runs one command of the CLI with the same settings as the server has.
@@ -49,7 +54,7 @@ pub(crate) fn command(
     args: &[&str],
     input: &str,
 ) -> Result<Output> {
-    let mut child = clean(Command::new(binary()?))
+    let mut child = clean(Command::new(program(config)?))
         .args(args)
         .args(settings(config, at, folder))
         .stdin(Stdio::piped())

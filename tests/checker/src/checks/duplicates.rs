@@ -1,0 +1,132 @@
+//! C3: duplicates only where the contract allows them; C3b: what came in once is processed once.
+//!
+//! What must stay true: copies as carbons are apart from direct ones, for a
+//! message that another resource could not take may come to one that has its
+//! carbon. Stanzas that a client resent blindly are new stanzas (P4), and no duplicates.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::checks::{Check, Witness};
+use crate::facts::{Facts, Recv, bare};
+use crate::history::Ctx;
+
+/// Direct, carbon or room.
+fn way(ctx: &Ctx) -> u8 {
+    match ctx {
+        Ctx::Live | Ctx::Offline => 0,
+        Ctx::Carbon => 1,
+        Ctx::Room(_) => 2,
+    }
+}
+
+/// The messages that came, so that copies are neighbours.
+fn sorted<'a, 'h>(facts: &'a Facts<'h>) -> Vec<(u32, &'a Recv<'h>)> {
+    let mut all: Vec<_> = facts
+        .recvs
+        .iter()
+        .filter_map(|r| Some((r.uid?, r)))
+        .filter(|(uid, r)| facts.belongs(*uid, bare(r.jid)))
+        .collect();
+    all.sort_by_key(|(uid, r)| (*uid, r.jid, way(r.ctx), r.t, r.at));
+    all
+}
+
+pub(super) fn duplicates(facts: &Facts<'_>) -> Vec<Witness> {
+    let mut found = Vec::new();
+    let archived = archive_ids(facts);
+    let all = sorted(facts);
+    for pair in all.windows(2) {
+        let [(uid, first), (next_uid, second)] = pair else { continue };
+        if uid != next_uid || first.jid != second.jid || way(first.ctx) != way(second.ctx) {
+            continue;
+        }
+        let name = first.text;
+        if !facts.broke_between(first, second) {
+            let text = format!("{name} came twice to {} and no stream broke between", first.jid);
+            found.push(Witness::new(Check::C3, [first.at, second.at], text));
+        } else if first.sid != second.sid && !facts.stanza(*uid).blind {
+            let text = format!("{name} came to {} as {:?} and as {:?}", first.jid, first.sid, second.sid);
+            found.push(Witness::new(Check::C3, [first.at, second.at], text));
+        }
+    }
+    for (uid, recv) in &all {
+        let (Some(sid), Some(by)) = (recv.sid, recv.by) else { continue };
+        let Some(ids) = archived.get(&(by, *uid)) else { continue };
+        if !ids.contains(&sid) && !facts.stanza(*uid).blind {
+            let text = format!("{} came as {sid} by {by}, and is archived as {ids:?}", recv.text);
+            found.push(Witness::new(Check::C3, [recv.at], text));
+        }
+    }
+    found.extend(twice_in_archive(facts));
+    found.extend(ids_that_mean_two(facts, &all));
+    found
+}
+
+/// The ids under which each archive holds each stanza.
+fn archive_ids<'h>(facts: &Facts<'h>) -> HashMap<(&'h str, u32), Vec<&'h str>> {
+    let mut ids: HashMap<_, Vec<_>> = HashMap::new();
+    for archive in &facts.archives {
+        for entry in &archive.entries {
+            let Some(uid) = entry.uid else { continue };
+            let known: &mut Vec<_> = ids.entry((archive.of, uid)).or_default();
+            if !known.contains(&entry.id) {
+                known.push(entry.id);
+            }
+        }
+    }
+    ids
+}
+
+/// One entry that a reading shows twice.
+fn twice_in_archive(facts: &Facts<'_>) -> Vec<Witness> {
+    let mut found = Vec::new();
+    for archive in &facts.archives {
+        let mut seen = HashMap::with_capacity(archive.entries.len());
+        for entry in &archive.entries {
+            if let Some(before) = seen.insert(entry.id, entry) {
+                let text = format!("the archive of {} shows {} twice", archive.of, entry.id);
+                found.push(Witness::new(Check::C3, [before.at, entry.at], text));
+            }
+        }
+    }
+    found
+}
+
+/// One stanza id for two stanzas.
+fn ids_that_mean_two(facts: &Facts<'_>, all: &[(u32, &Recv<'_>)]) -> Vec<Witness> {
+    let mut found = Vec::new();
+    let mut meaning = HashMap::with_capacity(all.len());
+    let live = all.iter().filter_map(|(uid, r)| Some((r.by?, r.sid?, *uid, r.at)));
+    let archived = facts
+        .archives
+        .iter()
+        .flat_map(|a| a.entries.iter().filter_map(move |e| Some((a.of, e.id, e.uid?, e.at))));
+    for (by, sid, uid, at) in live.chain(archived) {
+        let (known, first) = *meaning.entry((by, sid)).or_insert((uid, at));
+        if known != uid {
+            let (a, b) = (facts.stanza(known).uid, facts.stanza(uid).uid);
+            found.push(Witness::new(Check::C3, [first, at], format!("{sid} by {by} is {a} and is {b}")));
+        }
+    }
+    found
+}
+
+/// C3b: an archive holds a stanza under one id, even when it was resent as P4 asks.
+pub(super) fn processed_twice(facts: &Facts<'_>) -> Vec<Witness> {
+    let mut found = Vec::new();
+    let mut accused = HashSet::new();
+    for archive in &facts.archives {
+        let mut seen = HashMap::with_capacity(archive.entries.len());
+        for entry in &archive.entries {
+            let Some(uid) = entry.uid else { continue };
+            let (id, at) = *seen.entry(uid).or_insert((entry.id, entry.at));
+            let is_new = id != entry.id && !facts.stanza(uid).blind;
+            if is_new && accused.insert((archive.of, uid)) {
+                let text =
+                    format!("{} is in the archive of {} as {id} and as {}", entry.text, archive.of, entry.id);
+                found.push(Witness::new(Check::C3b, [at, entry.at], text));
+            }
+        }
+    }
+    found
+}
