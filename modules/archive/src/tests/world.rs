@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use waystation_core::account::{IqRequest, Relation, SessionId};
 use waystation_core::archive::{Archive, Archived, stanza_id};
 use waystation_core::datetime::Timestamp;
 use waystation_core::module::{Module, Registration, ServerHandle};
 use waystation_core::queue::RecordId;
-use waystation_core::storage::{Storage, StorageError};
+use waystation_core::storage::{Batch, BoxFuture, Durability, Row, ScanRange, Space, Storage, StorageError};
 use waystation_core::{Condition, Element, IqType, Jid, Stanza, StanzaError, StanzaType, StreamError};
 
 use super::store::TestStorage;
@@ -45,6 +46,35 @@ pub(super) struct World<S: Storage = TestStorage> {
     pub(super) archives: Arc<Archives>,
     pub(super) module: MessageArchive,
     sessions: Arc<Sessions>,
+}
+
+/// A store that is known only by its trait, as one with a name of its own.
+pub(super) struct Shared(pub(super) Arc<dyn Storage>);
+
+impl Storage for Shared {
+    fn get(&self, space: Space, key: Bytes) -> BoxFuture<'_, Result<Option<Bytes>, StorageError>> {
+        self.0.get(space, key)
+    }
+
+    fn scan(&self, space: Space, range: ScanRange) -> BoxFuture<'_, Result<Vec<Row>, StorageError>> {
+        self.0.scan(space, range)
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<(), StorageError>> {
+        self.0.commit(batch)
+    }
+
+    fn durability(&self) -> Durability {
+        self.0.durability()
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        self.0.close()
+    }
 }
 
 /// The answer to a query.
@@ -133,7 +163,11 @@ impl<S: Storage> World<S> {
     }
 
     pub(super) async fn newest(&self) -> Option<u64> {
-        self.archive().newest(jid(JULIET)).await.unwrap().map(|id| id.0)
+        self.newest_of(JULIET).await.unwrap()
+    }
+
+    pub(super) async fn newest_of(&self, account: &str) -> Result<Option<u64>, StorageError> {
+        Ok(self.archive().newest(jid(account)).await?.map(|id| id.0))
     }
 
     /// An iq of the session `from` to `target`.
