@@ -132,12 +132,14 @@ impl Archives {
         loop {
             let known = self.load(account).await?;
             let mut kept = Vec::with_capacity(messages.len());
+            // Late messages of one call are neighbours of each other before the store has them.
+            let mut newest_late = None;
             for mut message in messages {
                 let state = &known.state;
                 let fresh = message.position > state.newest;
                 // Below what was removed nothing comes back: that would be a hole.
                 let may_lack = || message.position > state.trimmed && message.is_wanted(&known.prefs);
-                if fresh || (may_lack() && self.fit_in(account, &mut message).await?) {
+                if fresh || (may_lack() && self.fit_in(account, &mut message, &mut newest_late).await?) {
                     kept.push(message);
                 }
             }
@@ -151,7 +153,13 @@ impl Archives {
 
     /// False when there is such a message already. Otherwise makes its time fit: positions and
     /// times of what is stored go together, and that must stay so.
-    async fn fit_in(&self, account: &Account, message: &mut Incoming) -> Result<bool, StorageError> {
+    /// `late` is the position and time of the late message before it in the same call.
+    async fn fit_in(
+        &self,
+        account: &Account,
+        message: &mut Incoming,
+        late: &mut Option<(u64, i64)>,
+    ) -> Result<bool, StorageError> {
         // What was queued before must be seen here.
         let last = account.lock().last.clone();
         if let Some(last) = last {
@@ -164,15 +172,19 @@ impl Archives {
             |start: Bound<Bytes>, end: Bound<Bytes>, reverse| ScanRange { start, end, reverse, limit: 1 };
         let before = range(Bound::Included(ends.0), Bound::Excluded(key.clone()), true);
         let after = range(Bound::Included(key.clone()), Bound::Included(ends.1), false);
-        let time = |row: &[(Bytes, Bytes)]| match row.first() {
-            Some((_, value)) => Row::decode(value).map(|row| Some(row.at.unix_millis())),
-            None => Ok(None),
+        let neighbour = |row: Option<&(Bytes, Bytes)>| match row {
+            Some((key, value)) => {
+                Ok(Some((row::position_of(key, &prefix)?, Row::decode(value)?.at.unix_millis())))
+            }
+            None => Ok::<_, StorageError>(None),
         };
         let after = self.storage.scan(ROWS, after).await?;
         if after.first().is_some_and(|(found, _)| *found == key) {
             return Ok(false);
         }
-        let (before, after) = (time(&self.storage.scan(ROWS, before).await?)?, time(&after)?);
+        let before = neighbour(self.storage.scan(ROWS, before).await?.first())?;
+        let before = before.max(*late).map(|(_, time)| time);
+        let after = neighbour(after.first())?.map(|(_, time)| time);
         let own = message.row.at.unix_millis();
         let fitting = match (before, after) {
             (Some(before), Some(after)) if before <= after => own.clamp(before, after),
@@ -181,7 +193,8 @@ impl Archives {
             (None, Some(after)) => own.min(after),
             (None, None) => own,
         };
-        // Between two times that were stored, or the message's own.
+        *late = Some((message.position, fitting));
+        // Between two times that were stored, or a message's own.
         message.row.at = Timestamp::from_unix_millis(fitting).unwrap_or(message.row.at);
         Ok(true)
     }

@@ -338,4 +338,46 @@ proptest! {
             Ok(())
         })?;
     }
+
+    /// In whatever order messages are handed over, spans of time find exactly what is stamped so.
+    #[test]
+    fn late_messages_are_found_by_their_stamps(
+        all in messages(70..160),
+        turns in proptest::collection::vec(0usize..6, 160),
+        spans in proptest::collection::vec((-100_000i64..4_000_000, 0i64..1_000_000), 1..8),
+    ) {
+        run(async {
+            let world = world();
+            let (mut position, mut millis) = (0, BASE);
+            let mut calls = vec![Vec::new(); 6];
+            for ((gap, jump, kind), turn) in all.iter().zip(&turns) {
+                (position, millis) = (position + gap, millis + jump);
+                calls[*turn].push(Entry { position, millis, kind: *kind });
+            }
+            for call in &calls {
+                world.add(call.iter().map(Entry::archived).collect()).await.unwrap();
+            }
+            let mut stamped = Vec::new();
+            while stamped.len() < all.len() {
+                let after = stamped.last().map(|(position, _)| format!("<after>{}</after>", id(*position)));
+                let answer = world.query(&set(&after.unwrap_or_default())).await.unwrap();
+                let stamps = answer.elements().into_iter().map(|result| {
+                    let forwarded = result.child("forwarded", "urn:xmpp:forward:0").cloned().unwrap();
+                    let delay = forwarded.child("delay", "urn:xmpp:delay").unwrap();
+                    Timestamp::parse(delay.attr("stamp").unwrap()).unwrap().unix_millis()
+                });
+                stamped.extend(answer.positions().into_iter().zip(stamps));
+            }
+            prop_assert!(stamped.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            for (start, length) in spans {
+                let (start, end) = (BASE + start, BASE + start + length);
+                let stamp = |millis| Timestamp::from_unix_millis(millis).unwrap().to_string();
+                let answer = world.query(&form(&[("start", &stamp(start)), ("end", &stamp(end))])).await.unwrap();
+                let inside = stamped.iter().filter(|(_, at)| (start..=end).contains(at));
+                let expected: Vec<_> = inside.map(|(position, _)| *position).take(100).collect();
+                prop_assert_eq!(answer.positions(), expected);
+            }
+            Ok(())
+        })?;
+    }
 }

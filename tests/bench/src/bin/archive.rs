@@ -78,6 +78,9 @@ impl Numbers {
     }
 }
 
+/// Makes the content of a query.
+type Inner = Box<dyn FnMut(&mut Numbers) -> String>;
+
 struct Bench {
     registration: Registration,
     sink: Arc<Sink>,
@@ -101,7 +104,7 @@ impl Bench {
         let own = format!("{}/Gajim.{:08x}", self.accounts[account], account * 7_919);
         let other = format!("contact{contact}@montague.example/Conversations.{:04x}", contact * 31);
         let (from, to) = if self.numbers.below(2) == 0 { (own, other) } else { (other, own) };
-        let unique = format!("{:016x}{:016x}", self.numbers.0, self.numbers.below(u64::MAX));
+        let unique = format!("{:08x}{:08x}", self.numbers.below(1 << 31), self.numbers.below(1 << 31));
         let xml = format!(
             "<message from='{from}' to='{to}' type='chat' id='{unique}'><body>{}</body>\
              <origin-id xmlns='urn:xmpp:sid:0' id='{unique}'/>\
@@ -236,12 +239,6 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             (size - before) as f64 / took.as_secs_f64(),
             bench.wire_bytes / bench.next.max(1)
         ));
-        // One position in 64 begins a batch of the archive that is read; any of its rows will do.
-        let ids = {
-            let account = bench.accounts[0].clone();
-            let newest = bench.archive()?.newest(account).await?.map_or(0, |id| id.0);
-            move |numbers: &mut Numbers| numbers.below(newest)
-        };
         let batch = arguments.batch;
         let row_near = move |position: u64| {
             // Batches of the other accounts and of this one take turns.
@@ -249,12 +246,12 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             stanza_id(RecordId((turn - (turn + 1) % 2) * batch + 1))
         };
         let contact = |numbers: &mut Numbers| format!("contact{}@montague.example", numbers.below(CONTACTS));
-        let kinds: [(&str, Box<dyn FnMut(&mut Numbers) -> String>); 5] = [
+        let kinds: [(&str, Inner); 5] = [
             ("last page", Box::new(|_| set("<before/>"))),
             (
                 "anywhere, forward",
                 Box::new(move |numbers| {
-                    let position = ids(numbers).max(batch * 2);
+                    let position = numbers.below(size).max(batch * 2);
                     set(&format!("<after>{}</after>", row_near(position)))
                 }),
             ),
