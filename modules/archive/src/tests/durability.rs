@@ -1,5 +1,7 @@
 //! What survives repetition, failure and a restart, and what queries see meanwhile.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use waystation_core::Condition;
@@ -212,7 +214,7 @@ async fn a_reopened_store_continues() {
         let data_dir = waystation_storage::DataDir::lock(folder.path()).unwrap();
         let options = waystation_storage::Options { min_free_bytes: Some(0), ..Default::default() };
         let storage = waystation_storage::open(&data_dir, &options).unwrap();
-        let world = over(std::sync::Arc::new(Shared(storage.clone())), Config::default());
+        let world = over(Arc::new(Shared(storage.clone())), Config::default());
         assert_eq!(world.newest().await, expected.last().copied());
         let positions: Vec<_> = (1..=150).map(|n| round * 1_000 + n).collect();
         world.fill(positions.clone()).await;
@@ -236,4 +238,61 @@ async fn more_accounts_than_memory_holds_lose_nothing() {
         assert_eq!(world.archive().newest(account(n)).await.unwrap().map(|id| id.0), Some(2));
     }
     assert_eq!(world.storage.rows(ROWS), 20_200);
+}
+
+/// Writers, readers and retention at once, over a real engine and several threads: a reader sees
+/// all that was added before it asked, without a hole, while the oldest go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_writers_and_retention_do_not_disturb_each_other() {
+    const ROUNDS: u64 = 150;
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = waystation_storage::DataDir::lock(folder.path()).unwrap();
+    let options =
+        waystation_storage::Options { kind: waystation_storage::Kind::Memory, ..Default::default() };
+    let storage = waystation_storage::open(&data_dir, &options).unwrap();
+    let config = Config { max_messages: Some(500), page_limit: 10, ..Config::default() };
+    let world = Arc::new(over(Arc::new(Shared(storage)), config));
+    let added = Arc::new(AtomicU64::new(0));
+    let writer = tokio::spawn({
+        let (world, added) = (world.clone(), added.clone());
+        async move {
+            for round in 0..ROUNDS {
+                // Two calls under way at once, and one of them again.
+                let first = round * 10 + 1;
+                let call = |positions: std::ops::Range<u64>| {
+                    world.archive().add(jid(JULIET), positions.map(plain).collect())
+                };
+                let calls = [call(first..first + 5), call(first + 5..first + 10), call(first..first + 5)];
+                added.store(first + 9, Ordering::SeqCst);
+                for call in calls {
+                    call.await.unwrap();
+                }
+            }
+        }
+    });
+    let sweeper = tokio::spawn({
+        let world = world.clone();
+        async move {
+            loop {
+                world.archives.sweep(std::time::SystemTime::now()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let before = added.load(Ordering::SeqCst);
+        let positions = world.query(&set("<before/>")).await.unwrap().positions();
+        assert!(positions.windows(2).all(|pair| pair[1] == pair[0] + 1), "{positions:?}");
+        // Unless retention took what was there when it asked, while it was reading.
+        if added.load(Ordering::SeqCst) - before < 400 {
+            assert!(positions.last().copied().unwrap_or(0) >= before, "{before}: {positions:?}");
+        }
+    }
+    writer.await.unwrap();
+    sweeper.abort();
+    let _ = sweeper.await;
+    world.archives.sweep(std::time::SystemTime::now()).await.unwrap();
+    let last = ROUNDS * 10;
+    assert_eq!(world.positions().await, (last - 499..=last).collect::<Vec<_>>());
+    assert_eq!(world.query("").await.unwrap().count(), Some(500));
 }
