@@ -1,0 +1,182 @@
+//! How long messages are kept: the oldest go first, a few at a time.
+//!
+//! What must hold: only the oldest messages are removed, so that no archive gets a hole
+//! (XEP-0313 3.2); rows, index and state change in one batch, so that counts stay exact; a step
+//! reads and removes at most [`STEP`] messages, and between two steps of a sweep every call that
+//! waits for the account has its turn.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use waystation_core::Jid;
+use waystation_core::datetime::Timestamp;
+use waystation_core::storage::{Batch, ScanRange, StorageError};
+
+use crate::driver::Job;
+use crate::prefs::{PREFS, Prefs};
+use crate::row::{self, ROWS, Row, WITH};
+use crate::state::{STATES, State};
+use crate::store::{Account, Archives};
+
+/// Messages that are looked at in one step.
+const STEP: usize = 128;
+
+/// Accounts whose states are read at once.
+const STATES_PAGE: usize = 256;
+
+/// What has to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal {
+    /// What the configured limits do not allow, at a moment in time.
+    Limits {
+        /// Messages older than this go, in milliseconds since 1970.
+        before: Option<i64>,
+    },
+    /// Everything.
+    All,
+}
+
+impl Archives {
+    fn limits_at(&self, now: SystemTime) -> Goal {
+        // Further back than a clock can tell there is nothing to remove.
+        let before = self.config.max_age.and_then(|age| now.checked_sub(age));
+        Goal::Limits { before: before.map(|before| Timestamp::from_system_time(before).unix_millis()) }
+    }
+
+    /// True when the goal may want messages gone of an archive in this state.
+    fn is_over(&self, state: &State, goal: Goal) -> bool {
+        let Goal::Limits { before } = goal else { return state.messages > 0 };
+        state.messages > 0
+            && (before.is_some_and(|before| state.oldest_time < before)
+                || self.config.max_messages.is_some_and(|max| state.messages > max)
+                || self.config.max_bytes.is_some_and(|max| state.bytes > max))
+    }
+
+    /// One step towards the goal; true when more is to be done. The account's driver calls it.
+    pub(crate) async fn trim(&self, account: &Account, goal: Goal) -> Result<bool, StorageError> {
+        let known = self.load(account).await?;
+        if !self.is_over(&known.state, goal) {
+            return Ok(false);
+        }
+        // What was queued before must be seen here.
+        let last = account.lock().last.clone();
+        if let Some(last) = last {
+            last.await?;
+        }
+        let prefix = row::prefix(&account.jid);
+        let rows = self.storage.scan(ROWS, ScanRange::prefix(prefix.clone(), STEP)).await?;
+        let all_read = rows.len() < STEP;
+        let mut state = known.state.clone();
+        let mut batch = Batch::new().expect(STATES, State::key(&account.jid), known.stored.clone());
+        let mut oldest_left = None;
+        for (key, value) in rows {
+            let position = row::position_of(&key, &prefix)?;
+            let row = Row::decode(&value)?;
+            let millis = row.at.unix_millis();
+            // The state's time is a bound; the row's own decides.
+            let at_row = State { oldest_time: millis, ..state.clone() };
+            if !self.is_over(&at_row, goal) {
+                oldest_left = Some(millis);
+                break;
+            }
+            let index = row::key(&row::with_prefix(&account.jid, &row.with), position);
+            batch = batch.delete(ROWS, key).delete(WITH, index);
+            state.trim(position, 1, row.stanza_len());
+        }
+        if all_read && oldest_left.is_none() {
+            // No row is left; should the counts say otherwise, they are put right.
+            (state.messages, state.bytes) = (0, 0);
+        }
+        if let Some(oldest) = oldest_left {
+            // Clocks that ran backwards may have left older ones behind it; they are met later,
+            // when those before them go.
+            state.oldest_time = oldest;
+        }
+        let stored = state.encode();
+        if Some(&stored) == known.stored.as_ref() {
+            return Ok(false);
+        }
+        let generation = account.lock().generation;
+        let outcome = self.storage.commit(batch.put(STATES, State::key(&account.jid), stored.clone())).await;
+        let mut slot = account.lock();
+        if let Err(error) = outcome {
+            slot.forget(Some(error.clone()));
+            return Err(error);
+        }
+        if slot.generation == generation
+            && let Some(known) = &mut slot.known
+        {
+            (known.state, known.stored) = (state.clone(), Some(stored));
+        }
+        Ok(oldest_left.is_none() && self.is_over(&state, goal))
+    }
+
+    /// Removes all that is kept of an account. The account's driver calls it.
+    pub(crate) async fn remove(&self, account: &Account) -> Result<(), StorageError> {
+        loop {
+            match self.trim(account, Goal::All).await {
+                Ok(true) => {}
+                // What cannot be read can be removed all the same.
+                Ok(false) | Err(StorageError::Corrupt(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        for space in [ROWS, WITH] {
+            loop {
+                let prefix = row::prefix(&account.jid);
+                let rows = self.storage.scan(space, ScanRange::prefix(prefix, STEP)).await?;
+                if rows.is_empty() {
+                    break;
+                }
+                let batch = rows.into_iter().fold(Batch::new(), |batch, (key, _)| batch.delete(space, key));
+                self.storage.commit(batch).await?;
+            }
+        }
+        let batch = Batch::new();
+        let batch = batch.delete(STATES, State::key(&account.jid)).delete(PREFS, Prefs::key(&account.jid));
+        let outcome = self.storage.commit(batch).await;
+        account.lock().forget(outcome.as_ref().err().cloned());
+        outcome
+    }
+
+    /// Goes over all accounts once and removes what the limits do not allow at `now`; returns
+    /// after each step of each account to whoever else is there.
+    ///
+    /// # Errors
+    /// When the states cannot be read. What goes wrong with one account is logged.
+    pub(crate) async fn sweep(self: &Arc<Self>, now: SystemTime) -> Result<(), StorageError> {
+        let goal = self.limits_at(now);
+        let mut start = Bound::Unbounded;
+        loop {
+            let range = ScanRange { start, end: Bound::Unbounded, reverse: false, limit: STATES_PAGE };
+            let states = self.storage.scan(STATES, range).await?;
+            let Some((last, _)) = states.last() else { return Ok(()) };
+            start = Bound::Excluded(last.clone());
+            for (key, value) in states {
+                let jid = std::str::from_utf8(&key).ok().and_then(|text| Jid::parse(text).ok());
+                let (Some(jid), Ok(state)) = (jid, State::decode(&value)) else {
+                    tracing::error!(?key, "the state of a message archive is damaged");
+                    continue;
+                };
+                if self.is_over(&state, goal) {
+                    self.enforce(&jid, goal).await;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn enforce(self: &Arc<Self>, account: &Jid, goal: Goal) {
+        loop {
+            match self.ask(account, |reply| Job::Trim { goal, reply }).await {
+                Ok(true) => tokio::task::yield_now().await,
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(%account, %error, "an archive could not be cut to its limits");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The archives of all accounts: adding messages, and what a query begins with.
+//!
+//! A call that needs nothing but what is in memory queues its commit at once. Every other call
+//! becomes a job that the account's driver (`driver.rs`) does in the order of the calls.
+//!
+//! What must hold: of one account, commits are queued in the order of the calls and one at a
+//! time, while its slot is locked or by its driver alone; each demands the state that the one
+//! before it leaves, so that after a failure nothing behind it takes effect; what is known of an
+//! account is forgotten as soon as one of its commits fails, and read back once all that were
+//! queued have ended.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use tokio::sync::oneshot;
+use waystation_core::Jid;
+use waystation_core::archive::{Archive, Archived};
+use waystation_core::datetime::Timestamp;
+use waystation_core::queue::RecordId;
+use waystation_core::storage::{Batch, BoxFuture, Storage, StorageError};
+
+use crate::Config;
+use crate::driver::{self, Job};
+use crate::prefs::Prefs;
+use crate::row::{self, ROWS, Row, WITH};
+use crate::sid;
+use crate::state::{STATES, State};
+
+/// Accounts that are kept in memory; beyond it those at rest are forgotten and read anew.
+const MAX_ACCOUNTS: usize = 10_000;
+
+/// Calls that may wait for one account's driver.
+const MAX_JOBS: usize = 16_384;
+
+/// Changes and bytes of one batch: far below what storage takes, since a batch is also what a
+/// flush waits for. One message always fits.
+const BATCH_OPS: usize = 2_000;
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// A commit, or several, that more than one party waits for.
+pub(crate) type Pending = Shared<BoxFuture<'static, Result<(), StorageError>>>;
+
+/// The archives of all accounts.
+pub(crate) struct Archives {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) config: Config,
+    accounts: Mutex<HashMap<Jid, Arc<Account>>>,
+}
+
+/// One account as it is in memory.
+pub(crate) struct Account {
+    pub(crate) jid: Jid,
+    slot: Mutex<Slot>,
+}
+
+/// See the module's header.
+#[derive(Default)]
+pub(crate) struct Slot {
+    /// `None` until it is read, and after a failure.
+    pub(crate) known: Option<Known>,
+    /// Calls that wait for the driver.
+    pub(crate) jobs: VecDeque<Job>,
+    /// True while the driver runs.
+    pub(crate) driving: bool,
+    /// The newest commit.
+    pub(crate) last: Option<Pending>,
+    /// Grows whenever `known` is forgotten.
+    pub(crate) generation: u64,
+    /// Why it was forgotten last.
+    failure: Option<StorageError>,
+}
+
+/// What is known of an account's archive once all that was queued is committed.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) state: State,
+    /// The state as it is stored, for the next batch to demand.
+    pub(crate) stored: Option<Bytes>,
+    pub(crate) prefs: Prefs,
+}
+
+/// What a query begins with.
+pub(crate) struct Look {
+    pub(crate) known: Known,
+    /// What has to be committed before the store shows it all.
+    pub(crate) last: Option<Pending>,
+}
+
+/// A message on its way into an archive.
+pub(crate) struct Incoming {
+    pub(crate) position: u64,
+    /// The other party, with its resource.
+    other: Jid,
+    contact: bool,
+    pub(crate) row: Row,
+}
+
+impl Incoming {
+    /// True when the account's preferences want it.
+    pub(crate) fn is_wanted(&self, prefs: &Prefs) -> bool {
+        prefs.want(&self.other, self.contact)
+    }
+}
+
+impl Account {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Slot> {
+        // No change of the slot can be left half done by a panic.
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// Forgets what is known, because of a failure or because the account's rows are gone.
+    pub(crate) fn forget(&mut self, failure: Option<StorageError>) {
+        self.generation += 1;
+        self.known = None;
+        self.failure = failure;
+    }
+
+    fn is_at_rest(&self) -> bool {
+        !self.driving && self.last.as_ref().is_none_or(|last| last.peek().is_some())
+    }
+}
+
+impl Archives {
+    pub(crate) fn new(storage: Arc<dyn Storage>, config: Config) -> Arc<Self> {
+        Arc::new(Self { storage, config, accounts: Mutex::default() })
+    }
+
+    /// The account's place in memory, made if it has none.
+    pub(crate) fn account(&self, jid: &Jid) -> Arc<Account> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = accounts.get(jid.bare_str()) {
+            return account.clone();
+        }
+        if accounts.len() >= MAX_ACCOUNTS {
+            // Whoever else holds one got it under this lock, so that none has two places.
+            accounts.retain(|_, account| Arc::strong_count(account) > 1 || !account.lock().is_at_rest());
+        }
+        let account = Arc::new(Account { jid: jid.to_bare(), slot: Mutex::default() });
+        accounts.insert(account.jid.clone(), account.clone());
+        account
+    }
+
+    /// Hands a call to the account's driver. Must run inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// When too many wait already.
+    fn push<T>(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        slot: &mut Slot,
+        job: impl FnOnce(oneshot::Sender<Result<T, StorageError>>) -> Job,
+    ) -> Result<oneshot::Receiver<Result<T, StorageError>>, StorageError> {
+        if slot.jobs.len() >= MAX_JOBS {
+            return Err(StorageError::Io("too many calls wait for one archive".into()));
+        }
+        let (reply, outcome) = oneshot::channel();
+        slot.jobs.push_back(job(reply));
+        if !slot.driving {
+            slot.driving = true;
+            tokio::spawn(driver::drive(self.clone(), account.clone()));
+        }
+        Ok(outcome)
+    }
+
+    /// Hands a call to the account's driver and waits for its end.
+    pub(crate) async fn ask<T>(
+        self: &Arc<Self>,
+        account: &Jid,
+        job: impl FnOnce(oneshot::Sender<Result<T, StorageError>>) -> Job,
+    ) -> Result<T, StorageError> {
+        let outcome = {
+            let account = self.account(account);
+            let mut slot = account.lock();
+            self.push(&account, &mut slot, job)?
+        };
+        outcome.await.unwrap_or(Err(StorageError::Closed))
+    }
+
+    /// What is known of an account behind all calls that came before this one.
+    async fn look(self: &Arc<Self>, jid: &Jid) -> Result<Look, StorageError> {
+        let outcome = {
+            let account = self.account(jid);
+            let mut slot = account.lock();
+            if !slot.driving
+                && let Some(known) = &slot.known
+            {
+                return Ok(Look { known: known.clone(), last: slot.last.clone() });
+            }
+            self.push(&account, &mut slot, |reply| Job::Look { reply })?
+        };
+        outcome.await.unwrap_or(Err(StorageError::Closed))
+    }
+
+    /// What is known of an account, once the store shows everything whose `add` came before.
+    pub(crate) async fn settled(self: &Arc<Self>, jid: &Jid) -> Result<Known, StorageError> {
+        let mut failure = StorageError::Closed;
+        // After a failed commit what is known is read back; it takes an unlucky store to fail
+        // another one meanwhile.
+        for _ in 0..3 {
+            let look = self.look(jid).await?;
+            match look.last {
+                None => return Ok(look.known),
+                Some(last) => match last.await {
+                    Ok(()) => return Ok(look.known),
+                    Err(error) => failure = error,
+                },
+            }
+        }
+        Err(failure)
+    }
+
+    /// Queues messages whose turn it is. Those at or before the watermark must be known to be
+    /// absent. Messages are in the order of their positions.
+    pub(crate) fn issue(
+        &self,
+        account: &Arc<Account>,
+        slot: &mut Slot,
+        messages: &[Incoming],
+    ) -> Result<Pending, StorageError> {
+        let known = slot.known.as_mut().ok_or(StorageError::Closed)?;
+        let state_key = State::key(&account.jid);
+        let prefix = row::prefix(&account.jid);
+        let mut commits = Vec::new();
+        let mut rest = messages;
+        while !rest.is_empty() {
+            let mut batch = Batch::new().expect(STATES, state_key.clone(), known.stored.clone());
+            let mut bytes = 0;
+            while let Some((message, behind)) = rest.split_first() {
+                if batch.ops.len() >= BATCH_OPS || bytes >= BATCH_BYTES {
+                    break;
+                }
+                rest = behind;
+                let (position, row) = (message.position, &message.row);
+                let fresh = position > known.state.newest;
+                if !message.is_wanted(&known.prefs) {
+                    known.state.newest = known.state.newest.max(position);
+                    continue;
+                }
+                let value = row.encode();
+                bytes += value.len();
+                let index = row::key(&row::with_prefix(&account.jid, &row.with), position);
+                batch = batch.put(ROWS, row::key(&prefix, position), value).put(WITH, index, Bytes::new());
+                let millis = row.at.unix_millis();
+                if fresh {
+                    known.state.append(position, millis, row.stanza_len());
+                } else {
+                    known.state.insert(millis, row.stanza_len());
+                }
+            }
+            let stored = known.state.encode();
+            if known.stored.as_ref() != Some(&stored) {
+                known.stored = Some(stored.clone());
+                commits.push(self.storage.commit(batch.put(STATES, state_key.clone(), stored)));
+            }
+        }
+        if commits.is_empty() {
+            // All was there already, perhaps only on its way.
+            return Ok(slot.last.clone().unwrap_or_else(|| std::future::ready(Ok(())).boxed().shared()));
+        }
+        let (weak, generation) = (Arc::downgrade(account), slot.generation);
+        let pending = async move {
+            for commit in commits {
+                if let Err(error) = commit.await {
+                    return Err(failed(&weak, generation, error));
+                }
+            }
+            Ok(())
+        };
+        let pending = pending.boxed().shared();
+        slot.last = Some(pending.clone());
+        Ok(pending)
+    }
+}
+
+/// A commit failed that was queued in a generation; the error for the caller.
+fn failed(account: &Weak<Account>, generation: u64, error: StorageError) -> StorageError {
+    let Some(account) = account.upgrade() else { return error };
+    let mut slot = account.lock();
+    // A conflict says no more than that an earlier commit failed: what that one said is told.
+    let error = match (error, &slot.failure) {
+        (StorageError::Conflict, Some(failure)) if slot.generation > generation => failure.clone(),
+        (StorageError::Conflict, _) => StorageError::Io("what this was to follow was not stored".into()),
+        (error, _) => error,
+    };
+    if slot.generation == generation {
+        slot.forget(Some(error.clone()));
+    }
+    error
+}
+
+/// The archives as the rest of the server sees them.
+pub(crate) struct Seam(pub(crate) Arc<Archives>);
+
+impl Archive for Seam {
+    /// Must be called inside of a tokio runtime, which must outlive the call.
+    fn add(&self, account: Jid, messages: Vec<Archived>) -> BoxFuture<'static, Result<(), StorageError>> {
+        if messages.iter().any(|message| message.id.0 == 0) {
+            return Box::pin(async { Err(StorageError::Invalid("position 0 is never used")) });
+        }
+        let mut messages: Vec<_> = messages
+            .into_iter()
+            .map(|message| {
+                let stanza = sid::without_own(&message.stanza, &account);
+                Incoming {
+                    position: message.id.0,
+                    other: row::counterpart(&account, &stanza).clone(),
+                    contact: message.contact,
+                    row: Row::new(&account, Timestamp::from_system_time(message.at), &stanza),
+                }
+            })
+            .collect();
+        messages.sort_by_key(|message| message.position);
+        messages.dedup_by_key(|message| message.position);
+        let account = self.0.account(&account);
+        let mut slot = account.lock();
+        if !slot.driving
+            && let Some(known) = &slot.known
+            && messages.first().is_none_or(|first| first.position > known.state.newest)
+        {
+            return match self.0.issue(&account, &mut slot, &messages) {
+                Ok(pending) => Box::pin(pending),
+                Err(error) => Box::pin(async { Err(error) }),
+            };
+        }
+        match self.0.push(&account, &mut slot, |reply| Job::Add { messages, reply }) {
+            Ok(outcome) => Box::pin(async move { outcome.await.unwrap_or(Err(StorageError::Closed))?.await }),
+            Err(error) => Box::pin(async { Err(error) }),
+        }
+    }
+
+    fn newest(&self, account: Jid) -> BoxFuture<'static, Result<Option<RecordId>, StorageError>> {
+        let archives = self.0.clone();
+        Box::pin(async move {
+            let newest = archives.settled(&account).await?.state.newest;
+            Ok((newest > 0).then_some(RecordId(newest)))
+        })
+    }
+}

@@ -1,0 +1,10 @@
+//! The module as the rest of the server uses it.
+
+mod durability;
+mod exported;
+mod limits;
+mod m1;
+mod model;
+mod rules;
+mod store;
+mod world;
