@@ -291,7 +291,7 @@ impl QueueBackend for MemoryQueue {
         self.with(|state| {
             check::name(&queue)?;
             let now = Instant::now();
-            let mut stats = QueueStats::default();
+            let mut stats = QueueStats { as_of: RecordId(state.last_id), ..QueueStats::default() };
             for (id, entry) in state.queues.get(&queue).into_iter().flatten() {
                 if entry.parked.is_some() {
                     stats.parked += 1;

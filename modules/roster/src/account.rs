@@ -309,6 +309,10 @@ impl AccountPresence for Account {
         self.end_presence(sessions, closed.is_available(), &closed.directed, &end, effects);
     }
 
+    fn is_contact(&self, jid: &Jid) -> bool {
+        self.roster.contact(jid.bare_str()).is_some_and(|contact| contact.listed)
+    }
+
     fn relation(&self, jid: &Jid) -> Relation {
         if jid.bare_eq(self.jid()) {
             Relation::Own

@@ -34,6 +34,8 @@ pub struct Limits {
     pub outbound_bytes: usize,
     /// Stanzas that may wait for it.
     pub outbound_stanzas: usize,
+    /// How long a session may be resumed after it lost its connection; zero for not at all.
+    pub resume: Duration,
     /// Failed authentications.
     pub failures: FailureLimits,
 }

@@ -15,12 +15,14 @@ use waystation_core::xml::Element;
 use waystation_core::{
     Condition, IqType, Jid, Stanza, StanzaError, StanzaType, StreamCondition, StreamError,
 };
-use waystation_route::{BindError, BindRequest, Binding};
+use waystation_route::{BindError, BindRequest, Binding, Resumption};
 use waystation_runtime::{DrainSignal, outlet};
 use waystation_transport::{Connection, DetachedConnection};
 
 use crate::context::C2s;
+use crate::resume::{self, Resumed};
 use crate::sasl;
+use crate::session::stream_management::NS_STREAM_MANAGEMENT;
 use crate::session::{Session, Start};
 use crate::stream::{Failure, Stream};
 
@@ -82,17 +84,27 @@ fn continue_on_the_accounts_arbiter(shared: Arc<C2s>, stream: Stream, account: J
             let mut stream = Stream::resumed(conn, framer, buffer, host);
             let limit = shared.limits.unauthenticated;
             match guarded(&shared, limit, bind(&mut stream, &shared, &account)).await {
-                Ok((binding, lang)) => start(shared, stream, binding, lang),
+                Ok(bound) => start(shared, stream, bound),
                 Err(failure) => stream.end(&shared, failure).await,
             }
         });
     });
 }
 
-fn start(shared: Arc<C2s>, stream: Stream, binding: Binding, lang: Option<Box<str>>) {
+fn start(shared: Arc<C2s>, stream: Stream, bound: Bound) {
     let Stream { conn, framer, buffer, .. } = stream;
-    let (id, jid, inlet) = binding.start();
     let drain = shared.drain.clone();
+    let (id, jid, inlet, lang, resumed) = match bound {
+        Bound::New(binding, lang) => {
+            let (id, jid, inlet) = binding.start();
+            (id, jid, inlet, lang, None)
+        }
+        Bound::Resumed(resumed, lang) => {
+            let (key, resumption) = resumed.start();
+            let Resumption { id, jid, inlet, max, state } = resumption;
+            (id, jid, inlet, lang.or(state.lang.clone()), Some((key, max, state)))
+        }
+    };
     Session::start_session(Start {
         shared,
         connection: conn,
@@ -104,6 +116,7 @@ fn start(shared: Arc<C2s>, stream: Stream, binding: Binding, lang: Option<Box<st
         jid,
         lang,
         drain,
+        resumed,
     });
 }
 
@@ -250,22 +263,33 @@ fn answer(iq: &Element, host: &str, result: Result<Option<Element>, StanzaError>
     }
 }
 
-type BoundStream = (Binding, Option<Box<str>>);
+/// How a stream becomes a session's.
+enum Bound {
+    New(Binding, Option<Box<str>>),
+    Resumed(Resumed, Option<Box<str>>),
+}
 
 /// From the restart after authentication to a bound resource (RFC 6120 7).
-async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<BoundStream, Failure> {
+async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<Bound, Failure> {
     stream.framer.set_limits(shared.limits.authenticated);
     let open = stream.open(shared, Some(account)).await?;
     let lang = open.lang.filter(|lang| lang.len() <= waystation_core::read::MAX_LANG);
     let lang = lang.map(|lang| escaped(&lang).into_boxed_str());
     let features = format!(
         "<stream:features><bind xmlns='{NS_BIND}'/>\
-         <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>{}</stream:features>",
+         <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>\
+         <sm xmlns='{NS_STREAM_MANAGEMENT}'/>{}</stream:features>",
         shared.stream_features
     );
     stream.send(features.as_bytes()).await?;
     for _ in 0..MAX_BINDS {
         let iq = stream.element().await?;
+        if iq.namespace() == NS_STREAM_MANAGEMENT {
+            match resume::element(stream, shared, account, &iq).await? {
+                Some(resumed) => return Ok(Bound::Resumed(resumed, lang)),
+                None => continue,
+            }
+        }
         let request = iq.child("bind", NS_BIND);
         let (true, Some("set"), Some(request)) = (iq.is("iq", "jabber:client"), iq.attr("type"), request)
         else {
@@ -290,7 +314,7 @@ async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<BoundS
                 let jid = Element::new("jid", NS_BIND).with_text(bound.jid().as_str());
                 let payload = Element::new("bind", NS_BIND).with_child(jid);
                 stream.conn.queue(asked.result(Some(&payload)).to_bytes());
-                return Ok((bound, lang));
+                return Ok(Bound::New(bound, lang));
             }
             Err(error) => {
                 let error: StanzaError = match error {
@@ -309,7 +333,7 @@ async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<BoundS
     Err(StreamError::new(StreamCondition::PolicyViolation).with_text("too many attempts to bind").into())
 }
 
-fn security(conn: &Connection) -> &'static str {
+pub(crate) fn security(conn: &Connection) -> &'static str {
     match conn.tls_info().map(|info| info.version()) {
         None => "none",
         Some(waystation_transport::TlsVersion::Tls12) => "TLSv1.2",

@@ -15,15 +15,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use waystation_auth::{Accounts, AccountsConfig, FailureLimits, FailureTracker, PasswordWorkers, SaslPolicy};
 use waystation_c2s::{C2s, Limits, accept};
-use waystation_core::account::{AccountPresence, OfflineError, OfflineMessage, OfflineStore, PresenceLogic};
+use waystation_core::account::{AccountPresence, PresenceLogic};
 use waystation_core::module::{AccountRegistry, RegistryError};
 use waystation_core::storage::{
     Batch, BoxFuture, Durability, Op, Row, ScanRange, Space, Storage, StorageError,
 };
-use waystation_core::{Jid, SessionId, Stanza, xml};
+use waystation_core::{Jid, SessionId, xml};
 use waystation_harness::{Mechanism, RawClient};
 use waystation_route::router::RouterParts;
-use waystation_route::{IqTable, Router, RouterConfig};
+use waystation_route::{Intake, IqTable, Router, RouterConfig};
 use waystation_runtime::{Arbiters, Drain};
 use waystation_transport::{DetachedConnection, TlsAcceptor, TlsSettings, ensure_development_certificate};
 
@@ -90,29 +90,6 @@ impl PresenceLogic for Unused {
     }
 }
 
-impl OfflineStore for Unused {
-    fn store(&self, _: Jid, _: Stanza) -> BoxFuture<'static, Result<(), OfflineError>> {
-        Box::pin(async { Err(OfflineError::Full) })
-    }
-    fn load(
-        &self,
-        _: Jid,
-        _: Option<Bytes>,
-        _: usize,
-    ) -> BoxFuture<'static, Result<Vec<OfflineMessage>, StorageError>> {
-        unused()
-    }
-    fn remove(&self, _: Jid, _: Vec<Bytes>) -> BoxFuture<'static, Result<(), StorageError>> {
-        unused()
-    }
-    fn count(&self, _: Jid) -> BoxFuture<'static, Result<usize, StorageError>> {
-        unused()
-    }
-    fn clear(&self, _: Jid) -> BoxFuture<'static, Result<(), StorageError>> {
-        unused()
-    }
-}
-
 impl AccountRegistry for Unused {
     fn exists(&self, _: Jid) -> BoxFuture<'static, Result<bool, StorageError>> {
         unused()
@@ -155,7 +132,8 @@ impl Server {
             iqs: IqTable::new(Duration::from_secs(10)),
             storage: store.clone(),
             presence: Arc::new(Unused),
-            offline: Arc::new(Unused),
+            intake: Intake::new(waystation_queue::memory()).await.unwrap(),
+            archive: None,
             accounts: Arc::new(Unused),
             observers: Vec::new(),
         });
@@ -172,6 +150,7 @@ impl Server {
                 ping_timeout: Duration::from_secs(10),
                 outbound_bytes: 1 << 20,
                 outbound_stanzas: 1000,
+                resume: Duration::ZERO,
                 failures: failures.clone(),
             },
             tls: Some(tls),

@@ -169,6 +169,17 @@ pub enum Engine {
     Memory,
 }
 
+/// What is archived for accounts that have set no preferences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchivePolicy {
+    /// Everything.
+    Always,
+    /// Nothing.
+    Never,
+    /// What is exchanged with contacts in the roster.
+    Roster,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -210,6 +221,9 @@ pub enum Mechanism {
     Plain,
 }
 
+choice!(ArchivePolicy, "policies", {
+    Self::Always => "always", Self::Never => "never", Self::Roster => "roster"
+});
 choice!(Engine, "engines", { Self::Fjall => "fjall", Self::Sled => "sled", Self::Memory => "memory" });
 choice!(LogFormat, "formats", { Self::Text => "text", Self::Json => "json" });
 choice!(Level, "levels", {

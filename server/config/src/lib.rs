@@ -19,7 +19,8 @@ mod value;
 use std::collections::BTreeMap;
 
 pub use kinds::{
-    Account, Certificate, ContactUri, Engine, Host, Level, LogFormat, LogModules, Mechanism, MinFree, Named,
+    Account, ArchivePolicy, Certificate, ContactUri, Engine, Host, Level, LogFormat, LogModules, Mechanism,
+    MinFree, Named,
 };
 pub use problem::{ConfigError, Excerpt, Origin, Problem};
 pub use reference::reference;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use waystation_core::storage::Durability;
 
 use crate::kinds::{
-    Account, Certificate, ContactUri, Engine, Host, Level, LogFormat, LogModules, Mechanism, MinFree,
+    Account, ArchivePolicy, Certificate, ContactUri, Engine, Host, Level, LogFormat, LogModules, Mechanism,
+    MinFree,
 };
 use crate::node::{Item, ItemKind, Node, section};
 use crate::suggest;
@@ -59,6 +60,8 @@ section! {
         sasl: Sasl = Sasl::default();
         /// What a single client may cost.
         limits: Limits = Limits::default();
+        /// The messages of each account, kept for its clients to read again (XEP-0313).
+        archive: Archive = Archive::default();
         /// Registration by clients (XEP-0077).
         registration: Registration = Registration::default();
         /// Addresses of the people who run the server, shown to other servers and to clients
@@ -221,6 +224,28 @@ section! {
         offline_messages: u32 = 10_000, 0 => 10_000_000;
         /// Bytes of these messages; as above.
         offline_bytes: Size = Size::mib(64), Size(0) => Size::gib(64);
+        /// How long a session whose connection was lost waits for its client to come back
+        /// (XEP-0198); 0 for not at all.
+        resume_timeout: Duration = secs(600), secs(0) => secs(86_400);
+        /// Sessions of one account that wait so. The oldest gives way.
+        detached_sessions: u32 = 10, 1 => 1_000;
+    }
+}
+
+section! {
+    /// Archives of messages.
+    pub struct Archive {
+        /// Messages are archived, and clients may read them.
+        enabled: bool = true;
+        /// What is archived for accounts that have set no preferences: everything, nothing, or
+        /// what is exchanged with contacts in the roster.
+        default: ArchivePolicy = ArchivePolicy::Always;
+        /// Messages older than this are removed; 0 keeps them for ever.
+        max_age: Duration = secs(0), secs(0) => hours(24 * 36_500);
+        /// The oldest messages of an account beyond this number are removed; 0 for no limit.
+        max_messages: u32 = 0, 0 => u32::MAX;
+        /// The same in bytes of messages; 0 for no limit.
+        max_bytes: Size = Size(0), Size(0) => Size::gib(1024);
     }
 }
 

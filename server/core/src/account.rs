@@ -39,12 +39,22 @@ pub struct LiveSession {
     pub interested: bool,
     /// JIDs that got directed presence and are owed an unavailable one.
     pub directed: BTreeSet<Jid>,
+    /// It wants copies of the account's other messages (XEP-0280).
+    pub carbons: bool,
 }
 
 impl LiveSession {
     /// A session that has just been bound.
     pub fn new(id: SessionId, jid: Jid) -> Self {
-        Self { id, jid, presence: None, priority: 0, interested: false, directed: BTreeSet::new() }
+        Self {
+            id,
+            jid,
+            presence: None,
+            priority: 0,
+            interested: false,
+            directed: BTreeSet::new(),
+            carbons: false,
+        }
     }
 
     /// True once initial presence was sent.
@@ -209,6 +219,11 @@ pub trait AccountPresence: Send {
     /// others are owed if the session did not send it itself.
     fn session_closed(&mut self, sessions: &mut Sessions, closed: LiveSession, effects: &mut Effects);
 
+    /// True when a JID is in the account's roster.
+    fn is_contact(&self, _jid: &Jid) -> bool {
+        false
+    }
+
     /// How a JID stands to the account.
     fn relation(&self, jid: &Jid) -> Relation;
 
@@ -230,49 +245,6 @@ pub trait PresenceLogic: Send + Sync + 'static {
 
     /// Namespaces whose iqs from own sessions are handled by [`AccountPresence::iq`].
     fn iq_namespaces(&self) -> &'static [&'static str];
-}
-
-/// Why an offline message was not stored.
-#[derive(Debug, thiserror::Error)]
-pub enum OfflineError {
-    /// The account's limit is reached.
-    #[error("the account's offline store is full")]
-    Full,
-    /// The store failed.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-}
-
-/// One stored offline message.
-#[derive(Clone, Debug)]
-pub struct OfflineMessage {
-    /// Opaque position, increasing in the order of storing.
-    pub key: bytes::Bytes,
-    /// The message, with its delay stamp (XEP-0203).
-    pub stanza: Stanza,
-}
-
-/// The spool of messages for accounts without an available resource (XEP-0160).
-pub trait OfflineStore: Send + Sync + 'static {
-    /// Stores a message; resolves once durable. Calls without awaiting keep their order.
-    fn store(&self, account: Jid, stanza: Stanza) -> BoxFuture<'static, Result<(), OfflineError>>;
-
-    /// The oldest messages after `after`, at most `max`.
-    fn load(
-        &self,
-        account: Jid,
-        after: Option<bytes::Bytes>,
-        max: usize,
-    ) -> BoxFuture<'static, Result<Vec<OfflineMessage>, StorageError>>;
-
-    /// Removes delivered messages.
-    fn remove(&self, account: Jid, keys: Vec<bytes::Bytes>) -> BoxFuture<'static, Result<(), StorageError>>;
-
-    /// How many messages are stored.
-    fn count(&self, account: Jid) -> BoxFuture<'static, Result<usize, StorageError>>;
-
-    /// Removes everything of an account.
-    fn clear(&self, account: Jid) -> BoxFuture<'static, Result<(), StorageError>>;
 }
 
 /// An iq request as handlers see it.

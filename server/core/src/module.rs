@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use waystation_xml::Element;
 
-use crate::account::{IqHandler, OfflineStore, PresenceLogic};
+use crate::account::{IqHandler, PresenceLogic};
 use crate::archive::Archive;
 use crate::error::{StanzaError, StreamError};
 use crate::jid::Jid;
@@ -84,8 +84,6 @@ pub struct Registration {
     pub stream_features: Vec<String>,
     /// The presence logic, at most one in the server.
     pub presence: Option<Arc<dyn PresenceLogic>>,
-    /// The offline store, at most one in the server.
-    pub offline: Option<Arc<dyn OfflineStore>>,
     /// The message archive, at most one in the server.
     pub archive: Option<Arc<dyn Archive>>,
     /// Answers iqs before authentication, at most one in the server.

@@ -31,7 +31,7 @@ pub const MAX_BATCH_ITEMS: usize = 10_000;
 pub const MAX_BATCH_BYTES: usize = 32 * 1024 * 1024;
 
 /// Position of a record in the order of commits; never used twice by one back-end, 0 never used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordId(pub u64);
 
 /// The bytes of a record, in pieces so that a shared tail needs no copy: the pieces are stored
@@ -159,6 +159,8 @@ pub struct QueueStats {
     pub parked: u64,
     /// The oldest pending record's position.
     pub oldest: Option<RecordId>,
+    /// Every record of the queue up to this position is counted here, or has left the queue.
+    pub as_of: RecordId,
 }
 
 /// What a back-end can promise.

@@ -325,6 +325,16 @@ impl Stanza {
         out
     }
 
+    /// The same stanza with its namespace declared, to stand inside another element
+    /// (XEP-0297 4).
+    #[must_use]
+    pub fn with_namespace(&self) -> Self {
+        let mut out = self.clone();
+        out.extra = [b" xmlns='jabber:client'", &*self.extra].concat().into();
+        out.rewrite_head();
+        out
+    }
+
     /// The same stanza with `xml` (well-formed elements that declare their own namespaces)
     /// added as its last children, for example a `<delay/>` stamp.
     #[must_use]

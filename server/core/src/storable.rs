@@ -5,7 +5,7 @@
 //! namespaces are written.
 
 use crate::datetime::NS_DELAY;
-use crate::stanza::{MessageType, NS_CLIENT, Stanza, StanzaType};
+use crate::stanza::{MessageType, NS_CLIENT, PresenceType, Stanza, StanzaType};
 
 const NS_HINTS: &str = "urn:xmpp:hints";
 const NS_CHAT_STATES: &str = "http://jabber.org/protocol/chatstates";
@@ -40,13 +40,36 @@ pub fn storable(stanza: &Stanza) -> bool {
     hint("store") || !is_state
 }
 
+/// True for stanzas that must be stored before anyone acts on them (DELIVERY 1, class D):
+/// messages that are storable, groupchat messages likewise, and changes of subscriptions.
+///
+/// Errors are durable only when the server itself made them, which their maker knows.
+pub fn durable(stanza: &Stanza) -> bool {
+    match stanza.stanza_type() {
+        StanzaType::Message(MessageType::Normal | MessageType::Chat) => storable(stanza),
+        StanzaType::Message(MessageType::Groupchat) => true,
+        StanzaType::Presence(
+            PresenceType::Subscribe
+            | PresenceType::Subscribed
+            | PresenceType::Unsubscribe
+            | PresenceType::Unsubscribed,
+        ) => true,
+        _ => false,
+    }
+}
+
 /// False when no child can be a hint or a chat state, which spares most messages the parsing.
 fn may_hold_exceptions(stanza: &Stanza) -> bool {
+    may_need_a_look(stanza, &["urn:xmpp:hints", "chatstates"])
+}
+
+/// False when none of these parts of namespaces can occur in a stanza: then there is no need to
+/// parse it to look for them.
+pub fn may_need_a_look(stanza: &Stanza, parts: &[&str]) -> bool {
     let (head, tail) = stanza.wire();
+    let holds = |part: &[u8]| [head, tail].iter().any(|bytes| memchr::memmem::find(bytes, part).is_some());
     // A namespace can also be written with character references.
-    [&b"urn:xmpp:hints"[..], b"chatstates", b"&#"]
-        .iter()
-        .any(|wanted| [head, tail].iter().any(|bytes| memchr::memmem::find(bytes, wanted).is_some()))
+    parts.iter().any(|part| holds(part.as_bytes())) || holds(b"&#")
 }
 
 #[cfg(test)]

@@ -8,14 +8,45 @@
 pub mod account;
 pub mod delivery;
 pub mod directory;
+pub mod intake;
 pub mod iq;
 pub mod mail;
+pub mod receipt;
 pub mod router;
+pub mod stream;
 
 pub use directory::Directory;
+pub use intake::Intake;
 pub use iq::IqTable;
 pub use mail::{
-    AccountMail, BindError, BindRequest, Binding, CloseWhich, OrderToken, SessionInfo, SessionMail,
+    AccountMail, BindError, BindRequest, Binding, CloseWhich, OrderToken, Outbound, SessionInfo, SessionMail,
     SessionOutlet,
 };
-pub use router::{Origin, Routed, Router, RouterConfig};
+pub use receipt::{Receipt, Receipts};
+pub use router::{Origin, Passage, Routed, Router, RouterConfig};
+pub use stream::{Detachment, ResumeError, ResumeRequest, Resumption};
+
+use waystation_core::module::{Feature, Registration, Scope, Spec};
+
+/// What the routes implement.
+pub const SPECS: &[Spec] = &[
+    Spec { id: "XEP-0160", version: "1.0.1", title: "Best Practices for Handling Offline Messages" },
+    Spec { id: "XEP-0203", version: "2.0", title: "Delayed Delivery" },
+    Spec { id: "XEP-0280", version: "1.0.1", title: "Message Carbons" },
+    Spec { id: "XEP-0334", version: "1.0.0", title: "Message Processing Hints" },
+    Spec { id: "XEP-0359", version: "0.7.0", title: "Unique and Stable Stanza IDs" },
+];
+
+/// What of it clients are told.
+pub fn registration() -> Registration {
+    let features = [
+        (Scope::Host, "msgoffline"),
+        (Scope::Host, "urn:xmpp:carbons:2"),
+        (Scope::Account, "urn:xmpp:sid:0"),
+    ];
+    Registration {
+        name: "delivery",
+        features: features.into_iter().map(|(scope, var)| Feature { scope, var }).collect(),
+        ..Registration::default()
+    }
+}

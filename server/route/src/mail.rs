@@ -5,22 +5,33 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
+use waystation_core::queue::RecordId;
+use waystation_core::storage::StorageError;
 use waystation_core::{Jid, SessionId, Stanza, StreamError};
 use waystation_runtime::{Inlet, Outlet, Weigh};
 
+use crate::receipt::Receipt;
 use crate::router::Router;
+use crate::stream::{Detachment, ResumeError, ResumeRequest, Resumption};
 
 /// Memory that a queued stanza holds besides its bytes, roughly.
-const OVERHEAD: usize = 256;
+pub const STANZA_OVERHEAD: usize = 256;
+const OVERHEAD: usize = STANZA_OVERHEAD;
 
 /// What a session is given.
 #[derive(Debug)]
 pub enum SessionMail {
     /// Write this to the client.
     Stanza(Stanza),
+    /// Write this to the client; the record leaves the account's queue once the client has
+    /// confirmed it.
+    Record(Stanza, RecordId),
+    /// Another connection resumes this session: give its state back, then close the stream
+    /// with `conflict` (XEP-0198 5).
+    Yield,
     /// Close the stream with this error.
     Close(StreamError),
 }
@@ -29,17 +40,27 @@ impl SessionMail {
     /// The stanza, if it is one.
     pub fn into_stanza(self) -> Option<Stanza> {
         match self {
-            Self::Stanza(stanza) => Some(stanza),
-            Self::Close(_) => None,
+            Self::Stanza(stanza) | Self::Record(stanza, _) => Some(stanza),
+            Self::Yield | Self::Close(_) => None,
         }
     }
+}
+
+/// What a session that ends gives back: the stanzas that are in nobody's queue. The records
+/// stay in the account's queue and need no giving back.
+pub fn leftovers(mails: Vec<SessionMail>) -> Vec<Stanza> {
+    let of = |mail| match mail {
+        SessionMail::Stanza(stanza) => Some(stanza),
+        SessionMail::Record(..) | SessionMail::Yield | SessionMail::Close(_) => None,
+    };
+    mails.into_iter().filter_map(of).collect()
 }
 
 impl Weigh for SessionMail {
     fn weight(&self) -> usize {
         match self {
-            Self::Stanza(stanza) => stanza.len() + OVERHEAD,
-            Self::Close(_) => OVERHEAD,
+            Self::Stanza(stanza) | Self::Record(stanza, _) => stanza.len() + OVERHEAD,
+            Self::Yield | Self::Close(_) => OVERHEAD,
         }
     }
 }
@@ -62,6 +83,17 @@ impl Drop for OrderToken {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Release);
     }
+}
+
+/// What travels with a stanza through its sender's own route.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Done when everything that the stanza caused was handed on.
+    pub token: OrderToken,
+    /// Accepted when everything that is to be durable is.
+    pub receipt: Option<Receipt>,
+    /// The mark of the sender's stream, if it has one.
+    pub stream: Option<u128>,
 }
 
 /// A request to bind a resource (RFC 6120 7).
@@ -117,7 +149,7 @@ impl std::fmt::Debug for Binding {
 impl Drop for Binding {
     fn drop(&mut self) {
         let Some(mut inlet) = self.inlet.take() else { return };
-        let leftovers = inlet.close().into_iter().filter_map(SessionMail::into_stanza).collect();
+        let leftovers = leftovers(inlet.close());
         self.router.control(&self.jid, AccountMail::Unbind(self.id, leftovers));
     }
 }
@@ -158,11 +190,23 @@ pub struct SessionInfo {
 pub enum AccountMail {
     /// Bind a resource.
     Bind(Box<BindRequest>, oneshot::Sender<Result<Binding, BindError>>),
-    /// A session has ended; `leftovers` were accepted for it and never written.
+    /// Take up a session whose connection was lost (XEP-0198 5).
+    Resume(Box<ResumeRequest>, oneshot::Sender<Result<Resumption, ResumeError>>),
+    /// Make a session resumable under this key, for this long; answered once that is durable.
+    Enable(SessionId, u128, Duration, oneshot::Sender<Result<(), StorageError>>),
+    /// A session has ended; `leftovers` were accepted for it, never written, and in no queue.
     Unbind(SessionId, Vec<Stanza>),
+    /// A session has lost its connection and may be resumed.
+    Detach(SessionId, Box<Detachment>),
+    /// The client of a session has confirmed all records up to this one.
+    Confirmed(SessionId, RecordId),
+    /// A record of the account's queue, in the order of the log.
+    Record(RecordId, Stanza, SystemTime),
+    /// Records were committed that the route had no room for: it reads them itself.
+    Behind,
     /// A stanza of one of the account's own sessions that its route must see first: presence,
     /// and whatever must not overtake it.
-    Outbound(SessionId, Stanza, OrderToken),
+    Outbound(SessionId, Stanza, Outbound),
     /// A stanza addressed to the account, with the local session that sent it.
     Inbound(Stanza, Option<SessionId>),
     /// A stanza for the one session that its `to` names.
@@ -190,9 +234,11 @@ impl Weigh for AccountMail {
     fn weight(&self) -> usize {
         OVERHEAD
             + match self {
-                Self::Outbound(_, stanza, _) | Self::Inbound(stanza, _) | Self::ToSession(stanza) => {
-                    stanza.len()
-                }
+                Self::Outbound(_, stanza, _)
+                | Self::Inbound(stanza, _)
+                | Self::Record(_, stanza, _)
+                | Self::ToSession(stanza) => stanza.len(),
+                Self::Detach(_, detachment) => detachment.bytes(),
                 Self::Unbind(_, leftovers) => leftovers.iter().map(Stanza::len).sum(),
                 _ => 0,
             }

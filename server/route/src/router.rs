@@ -8,23 +8,29 @@
 //! sends everything that way.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
-use waystation_core::account::{OfflineStore, PresenceLogic, Relation};
+use waystation_core::account::{PresenceLogic, Relation};
+use waystation_core::archive::Archive;
 use waystation_core::module::{AccountRegistry, Scope, SessionObserver};
+use waystation_core::queue::{Mark, RecordId};
 use waystation_core::storage::Storage;
 use waystation_core::{
     Condition, IqType, Jid, Kind, PresenceType, SessionId, Stanza, StanzaError, StanzaType, StreamError,
+    storable,
 };
 use waystation_runtime::{Arbiters, Offer, outlet};
 
 use crate::account::AccountRoute;
 use crate::directory::{AccountOutlet, Directory};
+use crate::intake::{Intake, Item, NewRecord};
 use crate::iq::{Asked, IqTable};
 use crate::mail::{AccountMail, BindError, BindRequest, Binding, CloseWhich, SessionInfo};
+use crate::receipt::Receipt;
+use crate::stream::{ResumeError, ResumeRequest, Resumption};
 
 /// Limits of the routes.
 #[derive(Clone, Debug)]
@@ -39,6 +45,16 @@ pub struct RouterConfig {
     pub linger: Duration,
     /// Most routes without sessions that stay in memory.
     pub max_lingering: usize,
+    /// Most messages that wait for an account.
+    pub waiting_messages: u64,
+    /// Most bytes of them.
+    pub waiting_bytes: u64,
+    /// Most sessions of an account that wait for their clients to come back (XEP-0198 5).
+    pub detached_sessions: usize,
+    /// Most stanzas that a session which waits for its client holds.
+    pub detached_stanzas: usize,
+    /// Most bytes of them.
+    pub detached_bytes: usize,
 }
 
 impl Default for RouterConfig {
@@ -49,6 +65,11 @@ impl Default for RouterConfig {
             sessions_per_account: 100,
             linger: Duration::from_secs(60),
             max_lingering: 10_000,
+            waiting_messages: 10_000,
+            waiting_bytes: 64 * 1024 * 1024,
+            detached_sessions: 10,
+            detached_stanzas: 1_000,
+            detached_bytes: 4 * 1024 * 1024,
         }
     }
 }
@@ -62,13 +83,20 @@ pub struct Router {
     pub(crate) iqs: IqTable,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) presence: Arc<dyn PresenceLogic>,
-    pub(crate) offline: Arc<dyn OfflineStore>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) archive: Option<Arc<dyn Archive>>,
     pub(crate) accounts: Arc<dyn AccountRegistry>,
     pub(crate) observers: Vec<Arc<dyn SessionObserver>>,
     pub(crate) lingering: AtomicUsize,
     /// The server stops: routes end as soon as they have nothing to do.
     pub(crate) stopping: AtomicBool,
     next_session: AtomicU64,
+    /// When the server started: stored sessions can be resumed for their time from then on.
+    pub(crate) started: Instant,
+    /// Accounts whose routes had no room for a record, and must read the log themselves.
+    behind: Mutex<HashSet<Arc<str>>>,
+    /// How many there are, so that looking costs nothing when there are none.
+    behind_count: AtomicUsize,
 }
 
 /// The parts that a router is made of.
@@ -85,8 +113,10 @@ pub struct RouterParts {
     pub storage: Arc<dyn Storage>,
     /// Roster, subscriptions and presence.
     pub presence: Arc<dyn PresenceLogic>,
-    /// The spool.
-    pub offline: Arc<dyn OfflineStore>,
+    /// The way into the log, which also keeps what waits for accounts.
+    pub intake: Arc<Intake>,
+    /// The message archive, if there is one.
+    pub archive: Option<Arc<dyn Archive>>,
     /// Which accounts exist.
     pub accounts: Arc<dyn AccountRegistry>,
     /// Who hears of sessions.
@@ -111,9 +141,22 @@ pub enum Origin {
 pub enum Routed {
     /// Taken over; errors go to its `from`.
     Done,
-    /// The recipient's route has no credit left: offer the stanza again later, and read
+    /// The recipient's route or the log has no room: offer the stanza again later, and read
     /// nothing from the sender until then.
-    Busy(Stanza),
+    Busy(Stanza, Passage),
+}
+
+/// How a stanza travels.
+#[derive(Debug, Default)]
+pub struct Passage {
+    /// Accepted when the stanza is safe, or was refused by name.
+    pub receipt: Option<Receipt>,
+    /// The mark of the sender's stream, if it has one; set to the receipt's number.
+    pub stream: Option<u128>,
+    /// Earlier stanzas of the sender are on their way to the log: this one must not overtake.
+    pub behind: bool,
+    /// An error that the server made of a message that it had accepted: as durable as that.
+    pub durable_error: bool,
 }
 
 impl Router {
@@ -127,12 +170,16 @@ impl Router {
             iqs: parts.iqs,
             storage: parts.storage,
             presence: parts.presence,
-            offline: parts.offline,
+            intake: parts.intake,
+            archive: parts.archive,
             accounts: parts.accounts,
             observers: parts.observers,
             lingering: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             next_session: AtomicU64::new(1),
+            started: Instant::now(),
+            behind: Mutex::default(),
+            behind_count: AtomicUsize::new(0),
         })
     }
 
@@ -148,35 +195,131 @@ impl Router {
 
     /// Routes a stanza. `from` must be set; `to` as well, for the session has put the default
     /// there (RFC 6120 8.1.1.1, 10.3). Must be called on an arbiter's thread.
-    pub fn route(self: &Arc<Self>, stanza: Stanza, origin: Origin) -> Routed {
-        let Some(to) = stanza.to() else { return Routed::Done };
+    pub fn route(self: &Arc<Self>, stanza: Stanza, origin: Origin, passage: Passage) -> Routed {
+        let Some(to) = stanza.to() else {
+            passage.receipt.into_iter().for_each(Receipt::accept);
+            return Routed::Done;
+        };
         if !self.is_local(to.domain()) {
             // RFC 6120 10.4: no federation is offered by this server, so no remote domain
             // can be reached.
             self.refuse(&stanza, &Condition::RemoteServerNotFound.into());
+            passage.receipt.into_iter().for_each(Receipt::accept);
             return Routed::Done;
         }
         if to.local().is_some() {
-            let session = match origin {
-                Origin::Session(id) => Some(id),
-                Origin::Server => None,
-            };
-            let to = to.clone();
-            return match self.to_account(&to, AccountMail::Inbound(stanza, session)) {
-                Ok(()) => Routed::Done,
-                Err(AccountMail::Inbound(stanza, _)) => Routed::Busy(stanza),
-                Err(_) => Routed::Done,
-            };
+            return self.to_local(stanza, origin, passage);
         }
         self.to_host(stanza, origin);
+        passage.receipt.into_iter().for_each(Receipt::accept);
         Routed::Done
+    }
+
+    /// To an account: by way of the log what must be durable, and what must not overtake it.
+    fn to_local(self: &Arc<Self>, stanza: Stanza, origin: Origin, passage: Passage) -> Routed {
+        let Some(to) = stanza.to().cloned() else { return Routed::Done };
+        if storable::durable(&stanza) || passage.durable_error {
+            if self.intake.is_full() && origin != Origin::Server {
+                return Routed::Busy(stanza, passage);
+            }
+            self.intake.offer(Item::Record(Box::new(self.new_record(stanza, &to, passage))));
+            return Routed::Done;
+        }
+        let session = match origin {
+            Origin::Session(id) => Some(id),
+            Origin::Server => None,
+        };
+        if passage.behind {
+            if self.intake.is_full() {
+                return Routed::Busy(stanza, passage);
+            }
+            self.intake.offer(Item::Pass(to, AccountMail::Inbound(stanza, session)));
+            if let Some(receipt) = passage.receipt {
+                self.intake.offer(Item::After(receipt));
+            }
+            return Routed::Done;
+        }
+        match self.to_account(&to, AccountMail::Inbound(stanza, session)) {
+            Err(AccountMail::Inbound(stanza, _)) => Routed::Busy(stanza, passage),
+            _ => {
+                passage.receipt.into_iter().for_each(Receipt::accept);
+                Routed::Done
+            }
+        }
+    }
+
+    fn new_record(&self, stanza: Stanza, to: &Jid, passage: Passage) -> NewRecord {
+        let mut accounts = smallvec::SmallVec::new();
+        accounts.push(to.to_bare());
+        // What an account sends concerns its archive and its other sessions as well.
+        if let (Kind::Message, false, Some(from)) = (stanza.kind(), passage.durable_error, stanza.from())
+            && from.local().is_some()
+            && self.is_local(from.domain())
+            && !from.bare_eq(to)
+        {
+            accounts.push(from.to_bare());
+        }
+        let number = passage.receipt.as_ref().map(Receipt::number);
+        let mark = passage.stream.zip(number).map(|(key, number)| Mark { key, value: Some(number) });
+        NewRecord { stanza, accounts, mark, receipt: passage.receipt, instead_of: None }
+    }
+
+    /// A record was committed: gives it to the route of an account that it concerns. A route
+    /// that has no room learns that it must read the log itself, and is given nothing until it
+    /// does: so it misses no record, and memory stays bounded.
+    pub(crate) fn record(self: &Arc<Self>, account: &Jid, id: RecordId, stanza: &Stanza, at: SystemTime) {
+        if self.behind_count.load(Ordering::Acquire) > 0 && self.behind().contains(account.as_str()) {
+            return;
+        }
+        if self.to_account(account, AccountMail::Record(id, stanza.clone(), at)).is_err() {
+            if self.behind().insert(account.shared()) {
+                self.behind_count.fetch_add(1, Ordering::Release);
+            }
+            self.control(account, AccountMail::Behind);
+        }
+    }
+
+    /// A route begins to read the log, after which it is given records again.
+    pub(crate) fn reads_the_log(&self, account: &Jid) {
+        if self.behind().remove(account.as_str()) {
+            self.behind_count.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn behind(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Routes a stanza by way of the log, whatever its room: one that must not be lost or
+    /// overtake others and has no sender who could wait. There is no more of it than there was
+    /// room for once.
+    pub(crate) fn route_in_any_case(self: &Arc<Self>, stanza: Stanza, origin: Origin, passage: Passage) {
+        let to = stanza.to().filter(|to| to.local().is_some() && self.is_local(to.domain())).cloned();
+        let Some(to) = to else {
+            if let Routed::Busy(_, passage) = self.route(stanza, origin, passage) {
+                // Only accounts can be busy.
+                passage.receipt.into_iter().for_each(Receipt::accept);
+            }
+            return;
+        };
+        if storable::durable(&stanza) {
+            return self.intake.offer(Item::Record(Box::new(self.new_record(stanza, &to, passage))));
+        }
+        let session = match origin {
+            Origin::Session(id) => Some(id),
+            Origin::Server => None,
+        };
+        self.intake.offer(Item::Pass(to, AccountMail::Inbound(stanza, session)));
+        if let Some(receipt) = passage.receipt {
+            self.intake.offer(Item::After(receipt));
+        }
     }
 
     /// Routes a stanza that the server made, whose loss under overload must not stop anyone:
     /// at a route without credit, presence is dropped and the rest gets through all the same
     /// (each was caused by a stanza that had credit).
     pub fn route_own(self: &Arc<Self>, stanza: Stanza) {
-        if let Routed::Busy(stanza) = self.route(stanza, Origin::Server) {
+        if let Routed::Busy(stanza, _) = self.route(stanza, Origin::Server, Passage::default()) {
             let ephemeral = matches!(
                 stanza.stanza_type(),
                 StanzaType::Presence(
@@ -255,6 +398,23 @@ impl Router {
         self.control(&account, AccountMail::Bind(Box::new(request), reply));
         // The route drops the sender only when it ends while loading fails.
         answer.await.unwrap_or(Err(BindError::Unavailable))
+    }
+
+    /// Takes up a session whose connection was lost (XEP-0198 5).
+    ///
+    /// # Errors
+    /// [`ResumeError`]; the session is untouched then.
+    pub async fn resume(self: &Arc<Self>, request: ResumeRequest) -> Result<Resumption, ResumeError> {
+        let (reply, answer) = oneshot::channel();
+        let account = request.account.clone();
+        self.control(&account, AccountMail::Resume(Box::new(request), reply));
+        // The route drops the sender only when it ends while loading fails.
+        answer.await.unwrap_or(Err(ResumeError::Unavailable))
+    }
+
+    /// The way into the log.
+    pub fn intake(&self) -> &Arc<Intake> {
+        &self.intake
     }
 
     /// Closes sessions of an account.

@@ -3,14 +3,13 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use waystation_core::account::{
-    AccountPresence, Effects, IqHandler, IqRequest, LiveSession, OfflineError, OfflineMessage, OfflineStore,
-    Persist, PresenceLogic, Relation,
+    AccountPresence, Effects, IqHandler, IqRequest, LiveSession, Persist, PresenceLogic, Relation,
 };
 use waystation_core::module::{AccountRegistry, IqRegistration, RegistryError, Requests, Scope};
 use waystation_core::storage::{Batch, BoxFuture, Durability, Row, ScanRange, Space, Storage, StorageError};
@@ -20,8 +19,8 @@ use waystation_core::{
 };
 use waystation_route::router::RouterParts;
 use waystation_route::{
-    AccountMail, BindError, BindRequest, IqTable, OrderToken, Origin, Routed, Router, RouterConfig,
-    SessionMail,
+    AccountMail, BindError, BindRequest, Intake, IqTable, OrderToken, Origin, Outbound, Passage, Routed,
+    Router, RouterConfig, SessionMail,
 };
 use waystation_runtime::{Arbiters, Inlet, outlet};
 
@@ -74,46 +73,6 @@ impl AccountPresence for Account {
         Relation::Stranger
     }
     fn account_removed(&mut self, _: &mut Sessions, _: &mut Effects) {}
-}
-
-#[derive(Default)]
-struct Spool {
-    messages: Arc<Mutex<VecDeque<OfflineMessage>>>,
-    next: AtomicU64,
-}
-
-impl OfflineStore for Spool {
-    fn store(&self, _: Jid, stanza: Stanza) -> BoxFuture<'static, Result<(), OfflineError>> {
-        let key = Bytes::copy_from_slice(&self.next.fetch_add(1, Ordering::SeqCst).to_be_bytes());
-        self.messages.lock().unwrap().push_back(OfflineMessage { key, stanza });
-        Box::pin(async { Ok(()) })
-    }
-    fn load(
-        &self,
-        _: Jid,
-        _: Option<Bytes>,
-        max: usize,
-    ) -> BoxFuture<'static, Result<Vec<OfflineMessage>, StorageError>> {
-        let page = self.messages.lock().unwrap().iter().take(max).cloned().collect();
-        Box::pin(async { Ok(page) })
-    }
-    fn remove(&self, _: Jid, keys: Vec<Bytes>) -> BoxFuture<'static, Result<(), StorageError>> {
-        let messages = self.messages.clone();
-        Box::pin(async move {
-            // Later than asked, as a real store is.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            messages.lock().unwrap().retain(|m| !keys.contains(&m.key));
-            Ok(())
-        })
-    }
-    fn count(&self, _: Jid) -> BoxFuture<'static, Result<usize, StorageError>> {
-        let count = self.messages.lock().unwrap().len();
-        Box::pin(async move { Ok(count) })
-    }
-    fn clear(&self, _: Jid) -> BoxFuture<'static, Result<(), StorageError>> {
-        self.messages.lock().unwrap().clear();
-        Box::pin(async { Ok(()) })
-    }
 }
 
 struct Registry;
@@ -175,16 +134,15 @@ impl IqHandler for Answers {
 
 struct World {
     router: Arc<Router>,
-    spool: Arc<Mutex<VecDeque<OfflineMessage>>>,
+    intake: Arc<Intake>,
     fail_load: Arc<AtomicBool>,
     fail_commit: Arc<AtomicBool>,
     loads: Arc<AtomicUsize>,
 }
 
-fn world() -> World {
+async fn world() -> World {
     let (fail_load, fail_commit, loads) = <(Arc<AtomicBool>, Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
-    let spool = Spool::default();
-    let messages = spool.messages.clone();
+    let intake = Intake::new(waystation_queue::memory()).await.unwrap();
     let mut iqs = IqTable::new(Duration::from_millis(200));
     for (element, what) in [("panic", "panic"), ("fine", "fine"), ("slow", "slow")] {
         iqs.add(IqRegistration {
@@ -203,11 +161,13 @@ fn world() -> World {
         iqs,
         storage: Arc::new(SlowStorage(fail_commit.clone())),
         presence: Arc::new(Logic { fail_load: fail_load.clone(), loads: loads.clone() }),
-        offline: Arc::new(spool),
+        intake: intake.clone(),
+        archive: None,
         accounts: Arc::new(Registry),
         observers: Vec::new(),
     });
-    World { router, spool: messages, fail_load, fail_commit, loads }
+    actix_rt::spawn(intake.clone().run(Arc::downgrade(&router)));
+    World { router, intake, fail_load, fail_commit, loads }
 }
 
 struct Bound {
@@ -256,7 +216,8 @@ impl Client {
 
     fn outbound(&self, stanza: Stanza) -> u64 {
         let before = self.done.load(Ordering::SeqCst);
-        let mail = AccountMail::Outbound(self.bound.id, stanza, OrderToken::new(self.done.clone()));
+        let outbound = Outbound { token: OrderToken::new(self.done.clone()), receipt: None, stream: None };
+        let mail = AccountMail::Outbound(self.bound.id, stanza, outbound);
         assert!(self.router.to_account(&self.bound.jid, mail).is_ok());
         before + 1
     }
@@ -271,10 +232,13 @@ impl Client {
         tokio::time::timeout(Duration::from_secs(5), wait).await.expect("nothing arrived");
         match self.waiting.pop_front().unwrap() {
             SessionMail::Close(error) => error.condition.as_str().to_owned(),
-            SessionMail::Stanza(stanza) => {
-                let name = describe(&stanza);
-                self.inlet.release(waystation_runtime::Weigh::weight(&SessionMail::Stanza(stanza)), 1);
-                name
+            SessionMail::Yield => "yield".to_owned(),
+            mail @ (SessionMail::Stanza(_) | SessionMail::Record(..)) => {
+                self.inlet.release(waystation_runtime::Weigh::weight(&mail), 1);
+                if let SessionMail::Record(_, id) = mail {
+                    self.router.control(&self.bound.jid, AccountMail::Confirmed(self.bound.id, id));
+                }
+                describe(&mail.into_stanza().unwrap())
             }
         }
     }
@@ -289,7 +253,7 @@ impl Drop for Client {
     fn drop(&mut self) {
         let mut left: Vec<_> = self.waiting.drain(..).collect();
         left.extend(self.inlet.close());
-        let leftovers = left.into_iter().filter_map(SessionMail::into_stanza).collect();
+        let leftovers = waystation_route::mail::leftovers(left);
         self.router.control(&self.bound.jid, AccountMail::Unbind(self.bound.id, leftovers));
     }
 }
@@ -306,7 +270,8 @@ fn describe(stanza: &Stanza) -> String {
 fn send(world: &World, from: &str, to: &str, body: &str) -> Routed {
     let inner = format!("<body>{body}</body>");
     let kind = StanzaType::Message(MessageType::Chat);
-    world.router.route(Stanza::build(kind, Some(jid(from)), Some(jid(to)), None, &inner), Origin::Server)
+    let stanza = Stanza::build(kind, Some(jid(from)), Some(jid(to)), None, &inner);
+    world.router.route(stanza, Origin::Server, Passage::default())
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -317,17 +282,31 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn spooled(world: &World) -> Vec<String> {
-    world.spool.lock().unwrap().iter().map(|m| describe(&m.stanza)).collect()
+/// What waits in the queue of `a@h`.
+async fn waiting(world: &World) -> Vec<String> {
+    let read = world.intake.backend().read("a/a@h".into(), None, 1_000, usize::MAX).await.unwrap();
+    read.iter().map(|record| describe(&Stanza::parse(&record.payload).unwrap())).collect()
+}
+
+async fn until_waiting(world: &World, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let waiting = waiting(world).await.len();
+        if waiting == count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{waiting} wait, not {count}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 #[actix_rt::test]
 async fn stored_messages_come_first_and_newer_ones_stay_behind_them() {
-    let world = world();
+    let world = world().await;
     for i in 0..150 {
         send(&world, "x@h/r", "a@h", &format!("old{i}"));
     }
-    until("150 stored", || spooled(&world).len() == 150).await;
+    until_waiting(&world, 150).await;
     let mut client = bind(&world, "a@h", "r", 10_000).await.unwrap();
     client.presence(PresenceType::Available);
     for i in 0..50 {
@@ -340,37 +319,45 @@ async fn stored_messages_come_first_and_newer_ones_stay_behind_them() {
     for i in 0..50 {
         assert_eq!(client.next().await, format!("new{i}"));
     }
-    until("the spool is empty", || spooled(&world).is_empty()).await;
+    // Each left the queue when it was confirmed, and not before.
+    until_waiting(&world, 0).await;
 }
 
 #[actix_rt::test]
 async fn a_client_that_does_not_read_is_closed_and_nothing_is_lost_or_reordered() {
-    let world = world();
+    let world = world().await;
     let slow = bind(&world, "a@h", "slow", 3).await.unwrap();
     slow.presence(PresenceType::Available);
     until("presence is handled", || slow.done.load(Ordering::SeqCst) == 1).await;
     for i in 0..6 {
         send(&world, "x@h/r", "a@h", &i.to_string());
     }
-    // The route waits for what the session still holds before it goes on.
-    tokio::task::yield_now().await;
+    // The route waits for the session's end before it goes on.
     let mut slow = slow;
-    let mut seen = Vec::new();
-    let mails = poll_fn(|cx| slow.inlet.poll_take(cx)).await;
+    let mut mails = Vec::new();
+    while mails.len() < 4 {
+        mails.extend(poll_fn(|cx| slow.inlet.poll_take(cx)).await);
+    }
     assert!(
         matches!(mails.last(), Some(SessionMail::Close(e)) if e.condition == StreamCondition::PolicyViolation),
         "{mails:?}"
     );
     slow.waiting.extend(mails);
     slow.unbind();
-    until("all six are stored", || spooled(&world).len() == 6).await;
-    seen.extend(spooled(&world));
-    assert_eq!(seen, ["0", "1", "2", "3", "4", "5"]);
+    until("the route has let go of them", || world.router.routes() == 0).await;
+    assert_eq!(waiting(&world).await, ["0", "1", "2", "3", "4", "5"]);
+    // The next session gets them in order, and what came last, last.
+    let mut next = bind(&world, "a@h", "next", 100).await.unwrap();
+    next.presence(PresenceType::Available);
+    for i in 0..6 {
+        assert_eq!(next.next().await, i.to_string());
+    }
+    until_waiting(&world, 0).await;
 }
 
 #[actix_rt::test]
 async fn m13_a_newer_bind_takes_the_resource_and_a_stale_unbind_changes_nothing() {
-    let world = world();
+    let world = world().await;
     let mut old = bind(&world, "a@h", "r", 100).await.unwrap();
     let (id, account) = (old.bound.id, old.bound.jid.clone());
     let mut new = bind(&world, "a@h", "r", 100).await.unwrap();
@@ -396,19 +383,31 @@ async fn m13_a_newer_bind_takes_the_resource_and_a_stale_unbind_changes_nothing(
 
 #[actix_rt::test]
 async fn a_state_that_cannot_be_loaded_is_told_and_does_not_last() {
-    let world = world();
+    let world = world().await;
     let mut witness = bind(&world, "w@h", "r", 100).await.unwrap();
     world.fail_load.store(true, Ordering::SeqCst);
-    send(&world, "w@h/r", "a@h", "lost?");
+    // What nothing keeps is refused; a message is in the queue, and stays there.
+    let iq = Stanza::build(
+        StanzaType::Iq(IqType::Get),
+        Some(witness.bound.jid.clone()),
+        Some(jid("a@h")),
+        Some("1"),
+        "<fine xmlns='urn:t'/>",
+    );
+    world.router.route(iq, Origin::Session(witness.bound.id), Passage::default());
     assert_eq!(witness.next().await, "internal-server-error");
+    send(&world, "w@h/r", "a@h", "kept");
+    until_waiting(&world, 1).await;
     assert_eq!(bind(&world, "a@h", "r", 100).await.err(), Some(BindError::Unavailable));
     world.fail_load.store(false, Ordering::SeqCst);
-    assert!(bind(&world, "a@h", "r", 100).await.is_ok());
+    let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
+    client.presence(PresenceType::Available);
+    assert_eq!(client.next().await, "kept");
 }
 
 #[actix_rt::test]
 async fn what_follows_a_commit_waits_for_it() {
-    let world = world();
+    let world = world().await;
     let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
     let mut friend = bind(&world, "b@h", "r", 100).await.unwrap();
     client.presence(PresenceType::Subscribe);
@@ -426,7 +425,7 @@ async fn what_follows_a_commit_waits_for_it() {
 
 #[actix_rt::test]
 async fn a_failed_commit_is_told_and_the_state_is_read_anew() {
-    let world = world();
+    let world = world().await;
     let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
     let loads = world.loads.load(Ordering::SeqCst);
     world.fail_commit.store(true, Ordering::SeqCst);
@@ -444,7 +443,7 @@ async fn a_failed_commit_is_told_and_the_state_is_read_anew() {
 
 #[actix_rt::test]
 async fn a_panic_or_a_stall_in_a_handler_costs_one_iq() {
-    let world = world();
+    let world = world().await;
     let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
     for (inner, expected) in [
         ("<panic xmlns='urn:t'/>", "internal-server-error"),
@@ -454,14 +453,14 @@ async fn a_panic_or_a_stall_in_a_handler_costs_one_iq() {
     ] {
         let iq = StanzaType::Iq(IqType::Get);
         let stanza = Stanza::build(iq, Some(client.bound.jid.clone()), Some(jid("h")), Some("1"), inner);
-        world.router.route(stanza, Origin::Session(client.bound.id));
+        world.router.route(stanza, Origin::Session(client.bound.id), Passage::default());
         assert_eq!(client.next().await, expected, "{inner}");
     }
 }
 
 #[actix_rt::test]
 async fn a_route_that_nobody_needs_ends() {
-    let world = world();
+    let world = world().await;
     send(&world, "x@h/r", "nobody@h", "hello?");
     let client = bind(&world, "a@h", "r", 100).await.unwrap();
     assert!(world.router.routes() >= 1);
@@ -471,13 +470,54 @@ async fn a_route_that_nobody_needs_ends() {
 
 #[actix_rt::test]
 async fn a_full_route_gives_the_stanza_back() {
-    let world = world();
+    let world = world().await;
     // The route is started but has not had its turn, so it takes nothing out.
     let mut refused = 0;
     for _ in 0..RouterConfig::default().route_items + 5 {
-        if let Routed::Busy(_) = send(&world, "x@h/r", "a@h", "x") {
+        let to = Some(jid("a@h"));
+        let headline =
+            Stanza::build(StanzaType::Message(MessageType::Headline), Some(jid("x@h/r")), to, None, "");
+        if let Routed::Busy(..) = world.router.route(headline, Origin::Server, Passage::default()) {
             refused += 1;
         }
     }
     assert_eq!(refused, 5);
+}
+
+#[actix_rt::test]
+async fn a_full_route_reads_the_log_itself_and_misses_nothing() {
+    let world = world().await;
+    let mut client = bind(&world, "a@h", "r", 20_000).await.unwrap();
+    client.presence(PresenceType::Available);
+    until("presence is handled", || client.done.load(Ordering::SeqCst) == 1).await;
+    // More than the route has room for, committed before it has its turn.
+    let count = RouterConfig::default().route_items + 500;
+    for i in 0..count {
+        send(&world, "x@h/r", "a@h", &i.to_string());
+    }
+    for i in 0..count {
+        assert_eq!(client.next().await, i.to_string());
+    }
+    until_waiting(&world, 0).await;
+}
+
+#[actix_rt::test]
+async fn confirmed_records_leave_the_queue_and_others_wait_for_the_next_session() {
+    let world = world().await;
+    let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
+    client.presence(PresenceType::Available);
+    until("presence is handled", || client.done.load(Ordering::SeqCst) == 1).await;
+    for i in 0..4 {
+        send(&world, "x@h/r", "a@h", &i.to_string());
+    }
+    assert_eq!(client.next().await, "0");
+    assert_eq!(client.next().await, "1");
+    until_waiting(&world, 2).await;
+    // It ends without having read the rest, also what it had taken over.
+    client.unbind();
+    let mut next = bind(&world, "a@h", "r", 100).await.unwrap();
+    next.presence(PresenceType::Available);
+    assert_eq!(next.next().await, "2");
+    assert_eq!(next.next().await, "3");
+    until_waiting(&world, 0).await;
 }

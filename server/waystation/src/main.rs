@@ -4,6 +4,7 @@ mod admin;
 mod cli;
 mod logging;
 mod memory;
+mod queue;
 mod registry;
 mod server;
 

@@ -11,22 +11,22 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use waystation_archive::{MessageArchive, Policy};
 use waystation_auth::{
     Accounts, AccountsConfig, Bucket, FailureLimits, FailureTracker, PasswordWorkers, SaslPolicy,
 };
 use waystation_c2s::{C2s, Limits};
-use waystation_config::Config;
+use waystation_config::{ArchivePolicy, Config};
 use waystation_core::disco::{Contacts, FeatureTable};
 use waystation_core::module::{Module, Registration};
 use waystation_core::storage::Storage;
 use waystation_core::{StreamCondition, StreamError, xml};
 use waystation_disco::Disco;
 use waystation_info::{Info, Software};
-use waystation_offline::Offline;
 use waystation_registration::InBandRegistration;
 use waystation_roster::{RosterConfig, RosterModule};
 use waystation_route::router::RouterParts;
-use waystation_route::{IqTable, Router, RouterConfig};
+use waystation_route::{Intake, IqTable, Router, RouterConfig};
 use waystation_runtime::{Arbiters, Drain, DrainSignal};
 use waystation_storage::DataDir;
 use waystation_transport::{
@@ -50,6 +50,8 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     crate::memory::give_back(&arbiters);
     let drain = Drain::default();
     let storage = waystation_storage::open(&data_dir, &storage_options(config))?;
+    let queue = crate::queue::open(config, &data_dir)?;
+    let intake = Intake::new(queue.clone()).await?;
     let workers = PasswordWorkers::default();
     let accounts_config = AccountsConfig {
         iterations: config.sasl.iterations,
@@ -60,8 +62,13 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let table = Arc::new(OnceLock::new());
     let registration_server = Arc::new(OnceLock::new());
     let limits = &config.limits;
-    let modules = modules(config, &storage, &table, &registration_server);
+    let archive_server = waystation_archive::Server::default();
+    let mut modules = modules(config, &storage, &table, &registration_server);
+    let archive = archive(config, &storage, &archive_server);
+    let limits_of_archives = archive.as_ref().map(|archive| archive.enforce_limits());
+    modules.extend(archive.map(|archive| Box::new(archive) as Box<dyn Module>));
     let mut registrations: Vec<Registration> = modules.iter().map(|m| m.registration()).collect();
+    registrations.push(waystation_route::registration());
     let features =
         FeatureTable::from_registrations(&registrations, "Waystation", &contacts(config), Vec::new());
     let mut stream_features = features.stream_feature();
@@ -77,8 +84,6 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         }
     }
     let presence = registrations.iter().find_map(|r| r.presence.clone()).ok_or("no module keeps presence")?;
-    let offline =
-        registrations.iter().find_map(|r| r.offline.clone()).ok_or("no module keeps offline messages")?;
     let removed = registrations.iter().filter_map(|r| r.on_account_removed.clone()).collect();
     let registry = Arc::new(Registry::new(accounts.clone(), removed));
     let hosts: Vec<String> = config.hosts.iter().map(|host| host.as_str().to_owned()).collect();
@@ -90,23 +95,35 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
             } else {
                 limits.sessions_per_account as usize
             },
+            waiting_messages: u64::from(limits.offline_messages),
+            waiting_bytes: limits.offline_bytes.0,
+            detached_sessions: limits.detached_sessions as usize,
+            detached_stanzas: limits.outbound_stanzas as usize,
+            detached_bytes: limits.outbound_bytes.bytes(),
             ..RouterConfig::default()
         },
         arbiters: arbiters.clone(),
         iqs,
         storage: storage.clone(),
         presence,
-        offline: offline.clone(),
+        intake: intake.clone(),
+        archive: registrations.iter().find_map(|r| r.archive.clone()),
         accounts: registry.clone(),
         observers: registrations.iter().filter_map(|r| r.observer.clone()).collect(),
     });
     registry.connect(&router);
+    let intake_thread = crate::queue::start(&intake, &router)?;
     let server = waystation_registration::Server {
         registry: registry.clone(),
         handle: Arc::new(Handle::new(&router)),
     };
     if registration_server.set(server).is_err() {
         return Err("the server was put together twice".into());
+    }
+    // Set once, here.
+    let _ = archive_server.set(Arc::new(Handle::new(&router)));
+    if let Some(enforced) = limits_of_archives {
+        actix_rt::spawn(enforced);
     }
     let failures = failure_limits(config);
     let c2s = Arc::new(C2s {
@@ -133,7 +150,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         accounts,
         registry,
         router: router.clone(),
-        offline,
+        queue: queue.clone(),
         storage: storage.clone(),
         tls: Some(tls.clone()),
         arbiters: arbiters.clone(),
@@ -156,12 +173,24 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), storage = storage.name(), "ready");
     greet(config, &listening);
 
-    signals.until_stop(&tls).await;
+    let failed = tokio::select! {
+        () = signals.until_stop(&tls) => false,
+        () = intake.failure() => true,
+    };
     tracing::info!("stopping: no new connections, sessions are told");
     drop(c2s);
     stop_sessions(&router, &drain, config).await;
     // The socket's task ends with the drain; a failure of it was logged when it happened.
     let _ = admin.await;
+    intake.settle().await;
+    drop(router);
+    crate::queue::stop(&intake, intake_thread);
+    if failed {
+        return Err("the queue has failed; what it acknowledged is in the data folder, and the next start \
+                    reads it back"
+            .into());
+    }
+    queue.close().await?;
     storage.close().await?;
     arbiters.stop();
     tracing::info!("stopped");
@@ -181,10 +210,6 @@ fn modules(
         max_roster_bytes: limits.roster_bytes.bytes(),
         ..RosterConfig::default()
     };
-    let offline_limits = waystation_offline::Limits {
-        messages: limits.offline_messages as usize,
-        bytes: limits.offline_bytes.0,
-    };
     let registration = waystation_registration::Config {
         enabled: config.registration.enabled,
         interval: if limits.disabled { std::time::Duration::ZERO } else { config.registration.interval },
@@ -193,11 +218,31 @@ fn modules(
     };
     vec![
         Box::new(RosterModule::new(storage.clone(), roster)),
-        Box::new(Offline::new(storage.clone(), offline_limits)),
         Box::new(Disco::new(table.clone())),
         Box::new(Info::new(software(config), storage.clone())),
         Box::new(InBandRegistration::new(registration, registration_server.clone())),
     ]
+}
+
+/// The archive, if there is to be one.
+fn archive(
+    config: &Config,
+    storage: &Arc<dyn Storage>,
+    server: &waystation_archive::Server,
+) -> Option<MessageArchive> {
+    let archive = &config.archive;
+    let settings = waystation_archive::Config {
+        max_age: Some(archive.max_age).filter(|age| !age.is_zero()),
+        max_messages: Some(u64::from(archive.max_messages)).filter(|n| *n > 0),
+        max_bytes: Some(archive.max_bytes.0).filter(|n| *n > 0),
+        default_policy: match archive.default {
+            ArchivePolicy::Always => Policy::Always,
+            ArchivePolicy::Never => Policy::Never,
+            ArchivePolicy::Roster => Policy::Roster,
+        },
+        ..waystation_archive::Config::default()
+    };
+    archive.enabled.then(|| MessageArchive::new(storage.clone(), settings, server.clone()))
 }
 
 fn threads(config: &Config) -> usize {
@@ -327,6 +372,7 @@ fn c2s_limits(config: &Config, failures: FailureLimits) -> Limits {
         ping_timeout: limits.ping_timeout,
         outbound_bytes: limits.outbound_bytes.bytes(),
         outbound_stanzas: limits.outbound_stanzas as usize,
+        resume: limits.resume_timeout,
         failures,
     }
 }
@@ -458,10 +504,14 @@ mod tests {
         let data_dir = DataDir::lock(folder.path()).unwrap();
         let options = Options { kind: Kind::Memory, ..Options::default() };
         let storage = waystation_storage::open(&data_dir, &options).unwrap();
-        let modules = modules(&Config::default(), &storage, &Arc::default(), &Arc::default());
+        let config = Config::default();
+        let mut modules = modules(&config, &storage, &Arc::default(), &Arc::default());
+        let archive = archive(&config, &storage, &waystation_archive::Server::default());
+        modules.extend(archive.map(|archive| Box::new(archive) as Box<dyn Module>));
         let registered = modules.iter().flat_map(|m| m.registration().specs);
         let readme = include_str!("../../../README.md");
-        for spec in registered.chain(waystation_c2s::SPECS.iter().copied()) {
+        let built_in = waystation_c2s::SPECS.iter().chain(waystation_route::SPECS).copied();
+        for spec in registered.chain(built_in) {
             let row = format!("| {} | {}", spec.id, spec.version);
             assert!(readme.contains(row.trim_end()), "the README has no row that begins with {row:?}");
         }

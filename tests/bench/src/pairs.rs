@@ -67,6 +67,7 @@ struct Shared {
     sent: Cell<u64>,
     received: Cell<u64>,
     stopping: Cell<bool>,
+    end_of_iq: Finder<'static>,
     end_of_message: Finder<'static>,
     start_of_body: Finder<'static>,
 }
@@ -83,6 +84,7 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
         sent: Cell::new(0),
         received: Cell::new(0),
         stopping: Cell::new(false),
+        end_of_iq: Finder::new(b"</iq>"),
         end_of_message: Finder::new(b"</message>"),
         start_of_body: Finder::new(b"<body>"),
     });
@@ -176,6 +178,7 @@ impl User {
             if n == 0 {
                 return Ok(());
             }
+            shared.answer_pings(&mut inbox, &mut outbox);
             let arrived = shared.take_messages(&mut inbox);
             if !shared.stopping.get() {
                 self.fill(&mut outbox, arrived);
@@ -195,6 +198,23 @@ impl User {
 impl Shared {
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Answers the pings in `inbox` and removes them: a server may hold messages back from a
+    /// client that proves nothing.
+    fn answer_pings(&self, inbox: &mut Vec<u8>, outbox: &mut Vec<u8>) {
+        while let Some(end) = self.end_of_iq.find(inbox) {
+            let end = end + b"</iq>".len();
+            let start = memchr::memmem::rfind(&inbox[..end], b"<iq ").unwrap_or(end);
+            let iq = &inbox[start..end];
+            let id = memchr::memmem::find(iq, b"id='").map(|at| &iq[at + 4..]);
+            if let Some(id) = id.and_then(|id| id.split(|b| *b == b'\'').next()) {
+                outbox.extend_from_slice(b"<iq type='result' id='");
+                outbox.extend_from_slice(id);
+                outbox.extend_from_slice(b"'/>");
+            }
+            inbox.drain(start..end);
+        }
     }
 
     /// Counts the whole messages in `inbox` with their latencies and removes them.

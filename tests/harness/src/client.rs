@@ -126,9 +126,22 @@ impl Client {
         self.raw.send(xml).await
     }
 
-    /// The next stanza, whatever it is.
+    /// The next stanza, whatever it is. Pings of the server are answered, as any client does,
+    /// and not shown.
     pub async fn next(&mut self, what: &str) -> Result<Element> {
-        self.raw.next_element(what).await
+        loop {
+            let stanza = self.raw.next_element(what).await?;
+            let Some(pong) = self.pong(&stanza) else { return Ok(stanza) };
+            self.send(pong).await?;
+        }
+    }
+
+    /// The answer to a ping of the server (XEP-0199).
+    fn pong(&self, stanza: &Element) -> Option<String> {
+        let from = stanza.attr("from").filter(|from| *from == self.host())?;
+        let ping = stanza.local() == "iq" && stanza.attr("type") == Some("get");
+        let id = stanza.attr("id").filter(|_| ping && stanza.child_in("urn:xmpp:ping").is_some())?;
+        Some(format!("<iq type='result' id='{}' to='{}'/>", escape(id), escape(from)))
     }
 
     /// The next stanza with this id; others before it are an error.

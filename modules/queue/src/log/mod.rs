@@ -283,7 +283,10 @@ impl QueueBackend for Log {
         self.reading(queue, |shared, name| {
             let oldest = shared.find(name, Scan::new(0, 1, usize::MAX), |queue, id| !queue.is_parked(id))?;
             let state = shared.state();
-            let Some(queue) = state.queue(name) else { return Ok(QueueStats::default()) };
+            let as_of = RecordId(state.next_id - 1);
+            let Some(queue) = state.queue(name) else {
+                return Ok(QueueStats { as_of, ..QueueStats::default() });
+            };
             let now = Instant::now();
             Ok(QueueStats {
                 pending: queue.pending,
@@ -291,6 +294,7 @@ impl QueueBackend for Log {
                 leased: queue.leases.values().filter(|(_, until)| *until > now).count() as u64,
                 parked: queue.parked,
                 oldest: oldest.first().filter(|_| queue.pending > 0).map(|found| RecordId(found.slot.id)),
+                as_of,
             })
         })
     }

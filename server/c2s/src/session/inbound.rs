@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use waystation_core::read::{ReadError, Stamp};
 use waystation_core::xml::{Event, Frame, Framer, Ns};
 use waystation_core::{
-    Condition, IqType, Jid, Kind, Stanza, StanzaError, StanzaType, StreamCondition, StreamError,
+    Condition, IqType, Jid, Kind, Stanza, StanzaError, StanzaType, StreamCondition, StreamError, storable,
 };
-use waystation_route::{AccountMail, OrderToken, Origin, Routed};
+use waystation_route::intake::Item;
+use waystation_route::{AccountMail, OrderToken, Origin, Outbound, Passage, Receipt, Receipts, Routed};
 
 use super::keepalive::PING_ID;
 use super::{End, Link, xml_error};
@@ -39,12 +40,21 @@ impl OrderGate {
     }
 }
 
-/// A stanza that a route without credit did not take; nothing is read until it does.
-pub(super) enum Parked {
-    /// For the recipient's route.
-    Route(Stanza),
-    /// For the account's own route.
-    Outbound(Stanza),
+/// A stanza that found no room; nothing is read until it does.
+pub(super) struct Parked {
+    pub(super) stanza: Stanza,
+    passage: Option<Passage>,
+    /// Set when it goes by way of the account's own route.
+    outbound: Option<Outbound>,
+}
+
+impl Parked {
+    /// The stanza is not handed on after all, and not counted: its number is free.
+    pub(super) fn withdraw(self) -> Stanza {
+        let receipt = self.passage.and_then(|p| p.receipt).or(self.outbound.and_then(|o| o.receipt));
+        receipt.into_iter().for_each(Receipt::accept);
+        self.stanza
+    }
 }
 
 impl Link {
@@ -52,12 +62,16 @@ impl Link {
     /// stanza had to be parked.
     pub(super) fn feed(&mut self, framer: &mut Framer, input: &[u8]) -> usize {
         let mut rest = input;
-        while self.end.is_none() && self.parked.is_none() {
+        while self.end.is_none() && self.parked.is_none() && self.closing.is_none() && self.enabling.is_none()
+        {
             match framer.next(&mut rest) {
                 Ok(Event::NeedMore) => break,
                 Ok(Event::Whitespace(_)) => {}
                 Ok(Event::Stanza(frame)) => self.element(&frame),
-                Ok(Event::Close) => self.finish_with(End::Closed),
+                Ok(Event::Close) => {
+                    self.close();
+                    break;
+                }
                 Ok(Event::Open(_)) => {
                     self.stream_error(StreamError::new(StreamCondition::NotWellFormed));
                 }
@@ -72,13 +86,15 @@ impl Link {
     }
 
     fn element(&mut self, frame: &Frame<'_>) {
-        self.stanzas_in += 1;
         match frame.head.namespace {
             Ns::Client => {}
+            Ns::StreamManagement => return self.stream_management_element(frame),
             // RFC 6120 4.9.1.1: a stream error of the client ends the stream as well.
             Ns::Streams if frame.name() == "error" => return self.finish_with(End::Closed),
             _ => return self.stream_error(StreamError::new(StreamCondition::UnsupportedStanzaType)),
         }
+        self.stanzas_in += 1;
+        self.received += 1;
         if let Some(from) = frame.head.attr(frame.bytes, "from")
             && !self.may_send_as(&from)
         {
@@ -129,7 +145,11 @@ impl Link {
                 StanzaType::Iq(IqType::Result | IqType::Error)
                     if stanza.raw_id().is_some_and(|id| id.starts_with(PING_ID)) =>
                 {
-                    // An answer to a ping, also when it is an error: the client lives.
+                    // An answer to a ping, also when it is an error: the client lives, and has
+                    // read what came before the ping.
+                    if let Some(id) = stanza.id() {
+                        self.pong(&id);
+                    }
                     return;
                 }
                 StanzaType::Iq(IqType::Set) => match stanza.child() {
@@ -159,26 +179,80 @@ impl Link {
         if !own && !self.order.is_open() {
             return self.outbound(stanza);
         }
-        if let Routed::Busy(stanza) = self.shared.router.route(stanza, Origin::Session(self.id)) {
-            self.parked = Some(Parked::Route(stanza));
+        let durable = storable::durable(&stanza);
+        let behind = !self.is_clear();
+        if durable && let Some(management) = &mut self.management {
+            management.mark_comes(self.received);
+        }
+        let receipt = (durable || behind).then(|| self.receipts.issue(self.received));
+        let stream = self.management.as_ref().and_then(|management| management.mark());
+        let passage = Passage { receipt, stream, behind, ..Passage::default() };
+        let router = &self.shared.router;
+        if let Routed::Busy(stanza, mut passage) = router.route(stanza, Origin::Session(self.id), passage) {
+            // While it waits it is not accepted.
+            passage.receipt.get_or_insert_with(|| self.receipts.issue(self.received));
+            self.parked = Some(Parked { stanza, passage: Some(passage), outbound: None });
         }
     }
 
+    /// By way of the account's own route.
     fn outbound(&mut self, stanza: Stanza) {
-        let mail = AccountMail::Outbound(self.id, stanza, self.order.token());
-        if let Err(AccountMail::Outbound(_, stanza, token)) = self.shared.router.to_account(&self.bare, mail)
+        let behind = !self.is_clear();
+        let receipt = Some(self.receipts.issue(self.received));
+        let stream = self.management.as_ref().and_then(|management| management.mark());
+        if storable::durable(&stanza)
+            && stanza.kind() == Kind::Message
+            && let Some(management) = &mut self.management
         {
-            drop(token);
-            self.parked = Some(Parked::Outbound(stanza));
+            management.mark_comes(self.received);
         }
+        let outbound = Outbound { token: self.order.token(), receipt, stream };
+        self.send_outbound(stanza, outbound, behind);
+    }
+
+    fn send_outbound(&mut self, stanza: Stanza, outbound: Outbound, behind: bool) {
+        let router = &self.shared.router;
+        let mail = AccountMail::Outbound(self.id, stanza, outbound);
+        if behind {
+            if !router.intake().is_full() {
+                return router.intake().offer(Item::Pass(self.bare.clone(), mail));
+            }
+        } else {
+            match router.to_account(&self.bare, mail) {
+                Ok(()) => return,
+                Err(AccountMail::Outbound(_, stanza, outbound)) => {
+                    self.parked = Some(Parked { stanza, passage: None, outbound: Some(outbound) });
+                }
+                Err(_) => {}
+            }
+            return;
+        }
+        if let AccountMail::Outbound(_, stanza, outbound) = mail {
+            self.parked = Some(Parked { stanza, passage: None, outbound: Some(outbound) });
+        }
+    }
+
+    /// True when nothing of this session is on its way to the log.
+    pub(super) fn is_clear(&self) -> bool {
+        self.receipts.is_clear() && self.before.as_ref().is_none_or(Receipts::is_clear)
     }
 
     /// Tries a parked stanza again; false when it is still parked.
     pub(super) fn retry_parked(&mut self) -> bool {
         match self.parked.take() {
             None => {}
-            Some(Parked::Route(stanza)) => self.route(stanza),
-            Some(Parked::Outbound(stanza)) => self.outbound(stanza),
+            Some(Parked { stanza, outbound: Some(outbound), .. }) => {
+                // Its own receipt is open, which says nothing about those before it.
+                self.send_outbound(stanza, outbound, true);
+            }
+            Some(Parked { stanza, passage, .. }) => {
+                let passage = passage.unwrap_or_default();
+                let router = &self.shared.router;
+                if let Routed::Busy(stanza, passage) = router.route(stanza, Origin::Session(self.id), passage)
+                {
+                    self.parked = Some(Parked { stanza, passage: Some(passage), outbound: None });
+                }
+            }
         }
         self.parked.is_none()
     }

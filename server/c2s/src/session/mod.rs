@@ -8,8 +8,10 @@
 
 mod inbound;
 mod keepalive;
+mod proof;
 mod rate;
 mod spoof;
+pub(crate) mod stream_management;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -23,15 +25,18 @@ use actix::{Actor, ActorContext, AsyncContext};
 use tokio::time::Sleep;
 use waystation_core::xml::Framer;
 use waystation_core::{Jid, SessionId, Stanza, StreamCondition, StreamError};
-use waystation_route::{AccountMail, SessionMail};
-use waystation_runtime::{DrainSignal, Inlet, Weigh, after_others};
+use waystation_route::mail::STANZA_OVERHEAD;
+use waystation_route::{AccountMail, Detachment, Receipts, SessionMail};
+use waystation_runtime::{DrainSignal, Inlet, after_others};
 use waystation_transport::{Connection, Flow, ReadOutcome};
 
 use crate::context::C2s;
 pub(crate) use inbound::OrderGate;
 use inbound::Parked;
 use keepalive::Keepalive;
+use proof::Proof;
 use rate::Bucket;
+use stream_management::{Enabling, Kept, StreamManagement};
 
 /// Bytes read from a socket in one turn, so that a flood leaves time for others.
 const READ_BUDGET: usize = 32 * 1024;
@@ -52,6 +57,8 @@ pub(crate) enum End {
     Lost(String),
     /// With a stream error.
     Error(StreamError),
+    /// Another connection resumes the session.
+    Resumed,
 }
 
 /// What a session begins with.
@@ -66,6 +73,8 @@ pub(crate) struct Start {
     pub(crate) jid: Jid,
     pub(crate) lang: Option<Box<str>>,
     pub(crate) drain: DrainSignal,
+    /// The state of a session that is resumed, with its key and how long it may be resumed.
+    pub(crate) resumed: Option<(u128, Duration, Box<Detachment>)>,
 }
 
 /// The actor.
@@ -87,9 +96,22 @@ struct Link {
     lang: Option<Box<str>>,
     inlet: Inlet<SessionMail>,
     /// Taken from the inlet, not yet in the connection.
-    outgoing: VecDeque<Stanza>,
-    /// In the connection, not yet taken by the socket; kept to be given back.
-    unsent: Vec<Stanza>,
+    outgoing: VecDeque<Kept>,
+    /// In the connection, not yet taken by the socket; kept to be given back. Empty with stream
+    /// management, which keeps more.
+    unsent: Vec<Kept>,
+    /// Records that the socket has taken, of a client without stream management.
+    proof: Proof,
+    /// Elements that are no stanzas, to be written before the next stanza.
+    elements: Vec<u8>,
+    management: Option<Box<StreamManagement>>,
+    enabling: Option<Enabling>,
+    /// Stanzas from the client, since it enabled stream management if it did.
+    received: u64,
+    /// Which of them are safe.
+    receipts: Receipts,
+    /// Those from before it enabled stream management.
+    before: Option<Receipts>,
     /// Replies of this very session, made while input is read.
     replies: Vec<Stanza>,
     order: OrderGate,
@@ -101,6 +123,8 @@ struct Link {
     pause: Option<Pin<Box<Sleep>>>,
     keepalive: Keepalive,
     end: Option<End>,
+    /// The client has ended its stream, and is answered when all that it sent is safe, or then.
+    closing: Option<Pin<Box<Sleep>>>,
     started: Instant,
     stanzas_in: u64,
     stanzas_out: u64,
@@ -138,13 +162,27 @@ impl ActorFuture<Session> for Pump {
 impl Session {
     /// Starts the actor on the current arbiter.
     pub(crate) fn start_session(start: Start) {
-        let Start { shared, connection, framer, backlog, inlet, id, jid, lang, drain } = start;
+        let Start { shared, connection, framer, backlog, inlet, id, jid, lang, drain, resumed } = start;
         tracing::info!(
             session = %jid,
             peer = %connection.peer(),
             tls = %connection.tls_info().map_or_else(|| "none".to_owned(), |t| t.version().to_string()),
+            resumed = resumed.is_some(),
             "session started"
         );
+        let mut outgoing = VecDeque::new();
+        let (mut management, mut receipts, mut received) = (None, Receipts::default(), 0);
+        if let Some((key, max, mut state)) = resumed {
+            let unconfirmed = std::mem::take(&mut state.unconfirmed);
+            outgoing.extend(unconfirmed.into_iter().map(|(stanza, record)| Kept {
+                stanza,
+                record,
+                charged: false,
+            }));
+            management = Some(Box::new(StreamManagement::resumed(key, max, &mut state)));
+            receipts = state.receipts;
+            received = state.received;
+        }
         let link = Link {
             bucket: Bucket::new(&shared.limits),
             keepalive: Keepalive::new(),
@@ -154,14 +192,22 @@ impl Session {
             jid,
             lang,
             inlet,
-            outgoing: VecDeque::new(),
+            outgoing,
             unsent: Vec::new(),
+            proof: Proof::default(),
+            elements: Vec::new(),
+            management,
+            enabling: None,
+            received,
+            receipts,
+            before: None,
             replies: Vec::new(),
             order: OrderGate::default(),
             parked: None,
             read_held_back: false,
             pause: None,
             end: None,
+            closing: None,
             started: Instant::now(),
             stanzas_in: 0,
             stanzas_out: 0,
@@ -176,6 +222,11 @@ impl Session {
         link.take_mail(cx);
         if link.end.is_none() {
             link.read(conn, framer, backlog, cx);
+        }
+        if link.end.is_none() {
+            link.poll_enabling(cx);
+            link.numbers(cx);
+            link.poll_closing(cx);
         }
         if link.end.is_none() {
             link.write(conn, cx);
@@ -200,8 +251,9 @@ impl Session {
     fn finish(&mut self, end: &End) {
         let Some(mut conn) = self.connection.take() else { return };
         let link = &mut self.link;
-        link.unbind(matches!(end, End::Closed));
+        link.leave(end);
         let reason = match end {
+            End::Resumed => "resumed on another connection".to_owned(),
             End::Closed => "closed by the client".to_owned(),
             End::Lost(why) => format!("connection lost: {why}"),
             End::Error(error) => format!("stream error: {}", error.condition.as_str()),
@@ -219,8 +271,13 @@ impl Session {
             return;
         }
         let mut last = Vec::new();
-        if let End::Error(error) = end {
-            error.write(&mut last);
+        match end {
+            End::Error(error) => error.write(&mut last),
+            // XEP-0198 5: the old stream is told.
+            End::Resumed => StreamError::new(StreamCondition::Conflict)
+                .with_text("resumed on another connection")
+                .write(&mut last),
+            End::Closed | End::Lost(_) => {}
         }
         last.extend_from_slice(b"</stream:stream>");
         conn.queue_slice(&last);
@@ -235,7 +292,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if self.connection.take().is_some() {
-            self.link.unbind(false);
+            self.link.unbind();
         }
     }
 }
@@ -245,7 +302,15 @@ impl Link {
         while let Poll::Ready(mails) = self.inlet.poll_take(cx) {
             for mail in mails {
                 match mail {
-                    SessionMail::Stanza(stanza) => self.outgoing.push_back(stanza),
+                    SessionMail::Stanza(stanza) => {
+                        self.outgoing.push_back(Kept { stanza, record: None, charged: true });
+                    }
+                    SessionMail::Record(stanza, record) => {
+                        self.outgoing.push_back(Kept { stanza, record: Some(record), charged: true });
+                    }
+                    SessionMail::Yield => {
+                        self.end.get_or_insert(End::Resumed);
+                    }
                     SessionMail::Close(error) => {
                         self.end.get_or_insert(End::Error(error));
                     }
@@ -262,6 +327,9 @@ impl Link {
         backlog: &mut Vec<u8>,
         cx: &mut Context<'_>,
     ) {
+        if self.closing.is_some() || self.enabling.is_some() {
+            return;
+        }
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
                 return;
@@ -285,7 +353,7 @@ impl Link {
         if self.parked.is_some() {
             return self.pause_reading(BUSY_PAUSE, cx);
         }
-        if self.end.is_some() {
+        if self.end.is_some() || self.closing.is_some() || self.enabling.is_some() {
             return;
         }
         let outcome = conn.poll_read(cx, READ_BUDGET, &mut |chunk| {
@@ -319,6 +387,25 @@ impl Link {
         }
     }
 
+    /// The client has ended its stream. Our end of it says that everything is safe (DELIVERY
+    /// P7), so it waits for that.
+    fn close(&mut self) {
+        self.closing = Some(Box::pin(tokio::time::sleep(CLOSE_DEADLINE)));
+    }
+
+    fn poll_closing(&mut self, cx: &mut Context<'_>) {
+        let Some(deadline) = &mut self.closing else { return };
+        let late = deadline.as_mut().poll(cx).is_ready();
+        // The receipts wake the task when the last one is in: they were asked in this turn.
+        if self.is_clear() {
+            self.finish_with(End::Closed);
+        } else if late {
+            let error = StreamError::new(StreamCondition::InternalServerError)
+                .with_text("what was sent could not be stored in time");
+            self.finish_with(End::Error(error));
+        }
+    }
+
     fn finish_with(&mut self, end: End) {
         self.end.get_or_insert(end);
     }
@@ -334,17 +421,30 @@ impl Link {
     /// Moves mail into the connection and the connection's bytes into the socket.
     fn write(&mut self, conn: &mut Connection, cx: &mut Context<'_>) {
         loop {
-            for stanza in self.replies.drain(..) {
+            if !self.elements.is_empty() {
+                conn.queue_slice(&self.elements);
+                self.elements = Vec::new();
+            }
+            for stanza in std::mem::take(&mut self.replies) {
                 queue(conn, &stanza);
                 self.stanzas_out += 1;
+                if let Some(management) = &mut self.management {
+                    management.sent(Kept { stanza, record: None, charged: false });
+                }
             }
             while conn.queued_bytes() < HIGH_WATER
-                && let Some(stanza) = self.outgoing.pop_front()
+                && self.enabling.is_none()
+                && !self.proof.is_overdue(&self.shared.limits)
+                && let Some(kept) = self.outgoing.pop_front()
             {
-                queue(conn, &stanza);
+                queue(conn, &kept.stanza);
                 self.stanzas_out += 1;
-                self.unsent.push(stanza);
+                match &mut self.management {
+                    Some(management) => management.sent(kept),
+                    None => self.unsent.push(kept),
+                }
             }
+            self.after_sending(conn);
             if conn.queued_bytes() == 0 {
                 return;
             }
@@ -352,15 +452,15 @@ impl Link {
                 Poll::Pending => return,
                 Poll::Ready(Err(error)) => return self.finish_with(End::Lost(error.to_string())),
                 Poll::Ready(Ok(())) => {
-                    let items = self.unsent.len();
-                    if items > 0 {
-                        let bytes = self.unsent.drain(..).map(|s| SessionMail::Stanza(s).weight()).sum();
-                        self.inlet.release(bytes, items);
-                    }
+                    self.flushed(cx);
                     if self.outgoing.is_empty() {
                         // Room that a burst needed is not kept by a session that has gone idle.
                         self.unsent = Vec::new();
                         self.outgoing = VecDeque::new();
+                    }
+                    if self.outgoing.is_empty() && self.replies.is_empty()
+                        || self.proof.is_overdue(&self.shared.limits)
+                    {
                         return;
                     }
                 }
@@ -368,24 +468,92 @@ impl Link {
         }
     }
 
-    /// Tells the account's route that the session is over, with what was not sent.
-    fn unbind(&mut self, all_sent: bool) {
-        let mut leftovers = Vec::new();
-        if !all_sent {
-            leftovers.append(&mut self.unsent);
-        }
-        leftovers.extend(self.outgoing.drain(..));
-        for mail in self.inlet.close() {
-            if let SessionMail::Stanza(stanza) = mail {
-                leftovers.push(stanza);
+    /// The socket has taken everything.
+    fn flushed(&mut self, cx: &mut Context<'_>) {
+        let (mut bytes, mut items) = (0, 0);
+        for kept in self.unsent.drain(..) {
+            if kept.charged {
+                bytes += kept.weight();
+                items += 1;
+            }
+            if let Some(record) = kept.record {
+                self.proof.flushed(record);
             }
         }
-        if let Some(Parked::Route(stanza) | Parked::Outbound(stanza)) = self.parked.take() {
+        if items > 0 {
+            self.inlet.release(bytes, items);
+        }
+        self.ask_for_proof(cx);
+    }
+
+    /// Leaves the account's route, or waits there to be resumed.
+    fn leave(&mut self, end: &End) {
+        if matches!(end, End::Closed) && self.management.is_none() {
+            // DELIVERY P2: flushed to the stream of a client that closed it properly.
+            if let Some(last) = self.proof.last() {
+                self.shared.router.control(&self.bare, AccountMail::Confirmed(self.id, last));
+            }
+        }
+        let resumable = self.management.as_ref().is_some_and(|management| management.is_resumable());
+        let lasts = match end {
+            End::Lost(_) | End::Resumed => true,
+            // The server comes back, and so does the client.
+            End::Error(error) => error.condition == StreamCondition::SystemShutdown,
+            End::Closed => false,
+        };
+        if resumable && lasts { self.detach() } else { self.unbind() }
+    }
+
+    fn detach(&mut self) {
+        let Some(mut management) = self.management.take() else { return self.unbind() };
+        let mut unconfirmed: VecDeque<_> =
+            management.take_kept().into_iter().map(|kept| (kept.stanza, kept.record)).collect();
+        let sent = unconfirmed.len();
+        unconfirmed.extend(self.outgoing.drain(..).map(|kept| (kept.stanza, kept.record)));
+        if let Some(parked) = self.parked.take() {
+            // Not accepted and not counted: the client sends it again.
+            self.received -= 1;
+            parked.withdraw();
+        }
+        let (confirmed, marked, notes) = management.into_parts();
+        let mut detachment = Detachment {
+            unconfirmed,
+            sent,
+            confirmed,
+            received: self.received,
+            receipts: std::mem::take(&mut self.receipts),
+            marked,
+            notes,
+            lang: self.lang.take(),
+            inactive: false,
+        };
+        detachment.take_mail(self.inlet.close());
+        self.shared.router.control(&self.bare, AccountMail::Detach(self.id, Box::new(detachment)));
+    }
+
+    /// Tells the account's route that the session is over, with what was not sent and is in no
+    /// queue.
+    fn unbind(&mut self) {
+        let mut kept: Vec<_> = self.unsent.drain(..).collect();
+        if let Some(management) = &mut self.management {
+            kept.extend(management.take_kept());
+        }
+        kept.extend(self.outgoing.drain(..));
+        let mut leftovers: Vec<_> =
+            kept.into_iter().filter(|kept| kept.record.is_none()).map(|kept| kept.stanza).collect();
+        leftovers.extend(waystation_route::mail::leftovers(self.inlet.close()));
+        if let Some(parked) = self.parked.take() {
             // Not accepted: its sender is the client that is gone.
+            let stanza = parked.withdraw();
             tracing::debug!(session = %self.jid, bytes = stanza.len(), "a stanza was not accepted before the end");
         }
         self.shared.router.control(&self.bare, AccountMail::Unbind(self.id, leftovers));
     }
+}
+
+/// What a stanza costs of a session's credit.
+fn weight(stanza: &Stanza) -> usize {
+    stanza.len() + STANZA_OVERHEAD
 }
 
 fn queue(conn: &mut Connection, stanza: &Stanza) {

@@ -9,50 +9,51 @@ use std::time::SystemTime;
 use waystation_core::account::{Effects, LiveSession, Relation};
 use waystation_core::module::Scope;
 use waystation_core::{
-    Condition, IqType, Kind, MessageType, PresenceType, SessionId, Stanza, StanzaType, StreamCondition,
-    StreamError,
+    Condition, IqType, Kind, PresenceType, SessionId, Stanza, StanzaType, StreamCondition, StreamError,
 };
-use waystation_runtime::Offer;
 
-use super::{AccountRoute, Handle, State};
+use super::carbons::NS_CARBONS;
+use super::outlet::is_ephemeral;
+use super::steps::QueuedStep;
+use super::{AccountRoute, Handle, Link, State};
 use crate::delivery::{self, Delivery};
 use crate::iq::Asked;
-use crate::mail::{AccountMail, BindError, BindRequest, Binding, CloseWhich, SessionInfo, SessionMail};
-use crate::router::Origin;
-
-/// Stanzas whose loss newer ones make good, and alerts that are not stored.
-pub(super) fn is_ephemeral(stanza: &Stanza) -> bool {
-    matches!(
-        stanza.stanza_type(),
-        StanzaType::Presence(PresenceType::Available | PresenceType::Unavailable | PresenceType::Error)
-            | StanzaType::Message(MessageType::Headline | MessageType::Error)
-    )
-}
+use crate::mail::{
+    AccountMail, BindError, BindRequest, Binding, CloseWhich, Outbound, SessionInfo, SessionMail,
+};
+use crate::router::{Origin, Passage, Routed};
+use crate::stream::ResumeError;
 
 impl AccountRoute {
     /// Handles one mail; gives it back when it must wait for a session to leave.
     pub(super) fn handle(&mut self, mail: AccountMail) -> Option<AccountMail> {
         match mail {
             AccountMail::Inbound(stanza, origin) => return self.inbound(stanza, origin),
-            AccountMail::Outbound(id, stanza, token) => {
-                self.outbound(id, stanza);
-                self.enqueue_token(token);
+            AccountMail::Outbound(id, stanza, outbound) => self.outbound(id, stanza, outbound),
+            AccountMail::Record(id, stanza, at) => return self.record(id, stanza, at),
+            AccountMail::Behind => {
+                self.router.reads_the_log(&self.account);
+                self.records.behind = true;
             }
+            AccountMail::Confirmed(id, up_to) => self.confirmed(id, up_to),
+            AccountMail::Resume(request, reply) => self.resume(request, reply),
+            AccountMail::Enable(id, key, max, reply) => self.enable(id, key, max, reply),
+            AccountMail::Detach(id, detachment) => self.detach(id, detachment),
             AccountMail::Bind(request, reply) => {
                 // A client that has gone meanwhile drops the binding, which unbinds it.
                 let _ = reply.send(self.bind(*request));
             }
             AccountMail::Unbind(id, leftovers) => {
-                self.leaving.retain(|leaving| *leaving != id);
+                self.has_left(id);
                 self.unbind(id);
                 for stanza in leftovers {
-                    self.undelivered(stanza);
+                    self.undelivered(&stanza);
                 }
             }
             AccountMail::ToSession(stanza) => {
                 let resource = stanza.to().and_then(|to| to.resource());
                 if let Some(id) = resource.and_then(|r| self.sessions.by_resource(r)).map(|s| s.id) {
-                    self.give(id, &stanza);
+                    self.give(id, &stanza, None);
                 }
             }
             AccountMail::Close(which, error) => {
@@ -101,13 +102,9 @@ impl AccountRoute {
         let id = self.router.new_session_id();
         // Most accounts have one session: room for more is made when they come.
         self.handles.reserve_exact(1);
-        self.handles.push(Handle {
-            id,
-            outlet: request.outlet,
-            peer: request.peer,
-            security: request.security,
-            since: SystemTime::now(),
-        });
+        let link = Link::Live(request.outlet);
+        let handle = Handle { peer: request.peer, security: request.security, ..Handle::new(id, link) };
+        self.handles.push(handle);
         self.sessions.insert(LiveSession::new(id, jid.clone()));
         for observer in &self.router.observers {
             observer.session_opened(&jid);
@@ -116,9 +113,14 @@ impl AccountRoute {
     }
 
     /// Forgets a session; a stale call finds nothing.
-    fn unbind(&mut self, id: SessionId) {
-        self.handles.retain(|handle| handle.id != id);
+    pub(super) fn unbind(&mut self, id: SessionId) {
+        let Some(index) = self.handles.iter().position(|handle| handle.id == id) else { return };
+        let handle = self.handles.remove(index);
         let Some(closed) = self.sessions.remove(id) else { return };
+        if let Some((_, reply)) = handle.resuming {
+            // The client that asks may have gone as well.
+            let _ = reply.send(Err(ResumeError::Unknown(None)));
+        }
         if closed.is_available() {
             self.tell_observers(&closed.jid, None);
         }
@@ -127,6 +129,16 @@ impl AccountRoute {
             presence.session_closed(&mut self.sessions, closed, &mut effects);
         }
         self.enqueue(effects);
+        if let Some(resumable) = handle.resumable {
+            self.forget_stream(resumable, true);
+        }
+        let held = !handle.held.is_empty();
+        for record in handle.held {
+            self.release(record, false);
+        }
+        if held {
+            self.drain_to_anyone();
+        }
     }
 
     fn tell_observers(&self, jid: &waystation_core::Jid, unavailable: Option<&Stanza>) {
@@ -136,13 +148,31 @@ impl AccountRoute {
         }
     }
 
+    /// Nothing but the end of this session is handled until it comes.
+    pub(super) fn wait_for(&mut self, id: SessionId) {
+        if !self.leaving.contains(&id) && self.handles.iter().any(|handle| handle.id == id) {
+            self.leaving.push(id);
+        }
+    }
+
+    /// The end of a session has come.
+    pub(super) fn has_left(&mut self, id: SessionId) {
+        self.leaving.retain(|leaving| *leaving != id);
+        self.wake_drain();
+    }
+
     /// Tells a session to close and forgets it; what it did not write comes with its unbind.
     pub(super) fn close_session(&mut self, id: SessionId, error: StreamError) {
         let Some(handle) = self.handles.iter().find(|h| h.id == id) else { return };
-        // Gone: it has ended by itself, and its unbind is on the way as well.
-        let _ = handle.outlet.offer_control(SessionMail::Close(error));
-        self.leaving.push(id);
-        self.unbind(id);
+        match &handle.link {
+            Link::Live(outlet) => {
+                // Gone: it has ended by itself, and its unbind is on the way as well.
+                let _ = outlet.offer_control(SessionMail::Close(error));
+                self.wait_for(id);
+                self.unbind(id);
+            }
+            Link::Detached(_) => self.end_detached(id),
+        }
     }
 
     fn which(&self, which: &CloseWhich) -> Vec<SessionId> {
@@ -174,16 +204,19 @@ impl AccountRoute {
     }
 
     /// A stanza of one of the account's own sessions.
-    fn outbound(&mut self, id: SessionId, stanza: Stanza) {
-        // A session that was closed may still have mail on the way: it speaks no more.
-        let Some(session) = self.sessions.get(id) else { return };
+    fn outbound(&mut self, id: SessionId, stanza: Stanza, outbound: Outbound) {
+        let Some(session) = self.sessions.get(id) else {
+            // A session that was closed may still have mail on the way: it speaks no more.
+            return self.enqueue_step(QueuedStep::Token(outbound));
+        };
         let StanzaType::Presence(_) = stanza.stanza_type() else {
             // Sent this way only so that it does not overtake presence.
-            if let crate::Routed::Busy(stanza) = self.router.route(stanza, Origin::Session(id))
-                && let Some(to) = stanza.to().cloned()
-            {
-                self.router.control(&to, AccountMail::Inbound(stanza, Some(id)));
+            let Outbound { token, receipt, stream } = outbound;
+            let passage = Passage { receipt, stream, behind: true, ..Passage::default() };
+            if let Routed::Busy(stanza, passage) = self.router.route(stanza, Origin::Session(id), passage) {
+                self.router.route_in_any_case(stanza, Origin::Session(id), passage);
             }
+            drop(token);
             return;
         };
         let receives = |s: &LiveSession| s.is_available() && s.priority >= 0;
@@ -193,6 +226,8 @@ impl AccountRoute {
             presence.outbound(&mut self.sessions, id, stanza.clone(), &mut effects);
         }
         self.enqueue(effects);
+        self.enqueue_step(QueuedStep::Token(outbound));
+        self.store_stream(id);
         let Some(session) = self.sessions.get(id) else { return };
         if was_available && !session.is_available() {
             let jid = session.jid.clone();
@@ -223,27 +258,22 @@ impl AccountRoute {
         None
     }
 
+    /// A message that nothing keeps: of a class that may be lost.
     fn message(&mut self, stanza: Stanza, origin: Option<SessionId>) -> Option<AccountMail> {
         let delivery = match self.state {
             State::Live(_) => delivery::message(&self.sessions, &stanza),
             _ => delivery::message_to_nobody(&stanza),
         };
         match delivery {
-            Delivery::Ignore => {}
-            Delivery::Bounce => self.router.refuse(&stanza, &Condition::ServiceUnavailable.into()),
-            Delivery::Store => self.store_or_refuse(stanza),
+            // Chat states and the like for someone who is away are dropped (XEP-0160 3).
+            Delivery::Ignore | Delivery::Store => {}
+            Delivery::Bounce => self.refuse(&stanza, &Condition::ServiceUnavailable.into()),
             Delivery::To(targets) => {
-                let exact = stanza.to().is_some_and(|to| !to.is_bare() && targets.len() == 1);
-                if self.is_draining() && !exact && waystation_core::storable::storable(&stanza) {
-                    // Behind those that are being handed over.
-                    self.store(stanza);
-                    return None;
-                }
                 let mut delivered = false;
                 for id in targets {
-                    delivered |= self.give(id, &stanza);
+                    delivered |= self.give(id, &stanza, None);
                 }
-                if !delivered && !is_ephemeral(&stanza) {
+                if !delivered && !is_ephemeral(&stanza) && !self.leaving.is_empty() {
                     // The sessions are leaving; once they have, the rules are asked again.
                     return Some(AccountMail::Inbound(stanza, origin));
                 }
@@ -252,45 +282,10 @@ impl AccountRoute {
         None
     }
 
-    fn store_or_refuse(&mut self, stanza: Stanza) {
-        if waystation_core::storable::storable(&stanza) {
-            self.store(stanza);
-        } else if stanza.stanza_type() == StanzaType::Message(MessageType::Groupchat) {
-            self.router.refuse(&stanza, &Condition::ServiceUnavailable.into());
-        }
-        // Chat states and the like for someone who is away are dropped (XEP-0160 3).
-    }
-
-    /// Hands a stanza to a session; false when the session could not take it and leaves.
-    fn give(&mut self, id: SessionId, stanza: &Stanza) -> bool {
-        let Some(handle) = self.handles.iter().find(|h| h.id == id) else { return false };
-        match handle.outlet.offer(SessionMail::Stanza(stanza.clone())) {
-            Offer::Accepted => return true,
-            Offer::Full(_) => self.overflow(id, stanza),
-            Offer::Gone(_) => {
-                let error = StreamError::new(StreamCondition::Reset);
-                self.close_session(id, error);
-            }
-        }
-        false
-    }
-
-    /// A stanza that a session took over and could not write: it goes to another resource,
-    /// to the store, or back.
-    fn undelivered(&mut self, stanza: Stanza) {
-        match stanza.stanza_type() {
-            StanzaType::Message(MessageType::Chat | MessageType::Normal) => {
-                // The resource is gone, so the rules for the bare JID apply.
-                let best = self.sessions.available().filter(|s| s.priority >= 0).max_by_key(|s| s.priority);
-                let Some(id) = best.map(|s| s.id) else { return self.store_or_refuse(stanza) };
-                if self.is_draining() || !self.give(id, &stanza) {
-                    self.store_or_refuse(stanza);
-                }
-            }
-            StanzaType::Message(MessageType::Groupchat) | StanzaType::Iq(IqType::Get | IqType::Set) => {
-                self.router.refuse(&stanza, &Condition::ServiceUnavailable.into());
-            }
-            _ => {}
+    /// A stanza that a session took over and could not write, and that is in nobody's queue.
+    pub(super) fn undelivered(&mut self, stanza: &Stanza) {
+        if let StanzaType::Iq(IqType::Get | IqType::Set) = stanza.stanza_type() {
+            self.refuse(stanza, &Condition::ServiceUnavailable.into());
         }
     }
 
@@ -298,7 +293,7 @@ impl AccountRoute {
         let request = matches!(stanza.stanza_type(), StanzaType::Iq(IqType::Get | IqType::Set));
         let State::Live(presence) = &mut self.state else {
             if request {
-                self.router.refuse(&stanza, &Condition::ServiceUnavailable.into());
+                self.refuse(&stanza, &Condition::ServiceUnavailable.into());
             }
             return None;
         };
@@ -309,6 +304,15 @@ impl AccountRoute {
                 return None;
             }
             let namespace = stanza.child().map_or("", |(_, namespace)| namespace);
+            if let Some(id) = origin
+                && relation == Relation::Own
+                && namespace == NS_CARBONS
+                && self.sessions.get(id).is_some()
+            {
+                let reply = self.carbons_request(id, &stanza);
+                self.give(id, &reply, None);
+                return None;
+            }
             if let Some(id) = origin
                 && relation == Relation::Own
                 && self.router.presence.iq_namespaces().contains(&namespace)
@@ -333,7 +337,7 @@ impl AccountRoute {
         let target = self.sessions.by_resource(resource);
         let Some(target) = target else {
             if request {
-                self.router.refuse(&stanza, &Condition::ServiceUnavailable.into());
+                self.refuse(&stanza, &Condition::ServiceUnavailable.into());
             }
             return None;
         };
@@ -345,12 +349,12 @@ impl AccountRoute {
             });
         let roster = stanza.child().is_some_and(|(_, ns)| self.router.presence.iq_namespaces().contains(&ns));
         if request && (!shares_presence || (roster && relation != Relation::Own)) {
-            self.router.refuse(&stanza, &Condition::ServiceUnavailable.into());
+            self.refuse(&stanza, &Condition::ServiceUnavailable.into());
             return None;
         }
         let id = target.id;
-        if !self.give(id, &stanza) && request {
-            self.router.refuse(&stanza, &Condition::ServiceUnavailable.into());
+        if !self.give(id, &stanza, None) && request {
+            self.refuse(&stanza, &Condition::ServiceUnavailable.into());
         }
         None
     }

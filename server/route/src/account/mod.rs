@@ -4,9 +4,15 @@
 //! handled while the account's state is loading, and that while a closing session still owes
 //! its unwritten stanzas only those are; so an older message is never overtaken by a newer
 //! one. Mail keeps its credit until it is handled, so a route that waits is bounded. The
-//! actor ends only when it owes nothing to anyone.
+//! actor ends only when it owes nothing to anyone; what waits in the account's queue is found
+//! there by the next one.
 
+mod carbons;
+mod detached;
 mod handle;
+mod load;
+mod outlet;
+mod records;
 mod spool;
 mod steps;
 
@@ -20,26 +26,33 @@ use std::time::{Duration, Instant, SystemTime};
 
 use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, AsyncContext};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
 use waystation_core::account::AccountPresence;
+use waystation_core::queue::{QueueName, RecordId};
 use waystation_core::storage::{BoxFuture, StorageError};
-use waystation_core::{Condition, Jid, SessionId, Sessions, StanzaError, StreamCondition, StreamError};
+use waystation_core::{
+    Condition, Jid, SessionId, Sessions, Stanza, StanzaError, StreamCondition, StreamError,
+};
 use waystation_runtime::{Inlet, Weigh, after_others, wheel};
 
+use crate::intake::account_queue;
 use crate::mail::{AccountMail, BindError, SessionMail, SessionOutlet};
+use crate::receipt::Receipts;
 use crate::router::Router;
-use spool::{Drain, Stored};
+use crate::stream::{ResumeError, ResumeRequest, Resumption};
+use detached::{Detached, Resumable};
+use load::Loaded;
+use records::{ArchiveAdd, Records};
+use spool::Drain;
 use steps::{Persisting, QueuedStep};
 
 /// Mail handled in one turn. Senders on other threads may fill the inlet as fast as it is emptied,
 /// and then a turn without a limit would not end.
 const TURN_BUDGET: usize = 128;
 
-type Loaded = Option<Box<dyn AccountPresence>>;
-
 enum State {
-    /// The account's existence and roster are being read.
+    /// The account's existence, roster and stored sessions are being read.
     Loading(BoxFuture<'static, Result<Loaded, StorageError>>),
     /// The account exists.
     Live(Box<dyn AccountPresence>),
@@ -50,16 +63,65 @@ enum State {
 /// What the route keeps of a session besides [`waystation_core::account::LiveSession`].
 struct Handle {
     id: SessionId,
-    outlet: SessionOutlet,
+    link: Link,
     peer: SocketAddr,
     security: &'static str,
     since: SystemTime,
+    /// Records that it was given and has not confirmed, in growing order.
+    held: VecDeque<RecordId>,
+    /// Set once the session may be resumed.
+    resumable: Option<Resumable>,
+    /// Someone waits for the old connection to give the session up.
+    resuming: Option<Resuming>,
+    /// Presence that found the session without credit: the last one of each sender.
+    late: Vec<Stanza>,
+}
+
+type Resuming = (Box<ResumeRequest>, oneshot::Sender<Result<Resumption, ResumeError>>);
+
+/// How a session is reached.
+enum Link {
+    Live(SessionOutlet),
+    Detached(Box<Detached>),
+}
+
+impl Handle {
+    fn new(id: SessionId, link: Link) -> Self {
+        Self {
+            id,
+            link,
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            security: "none",
+            since: SystemTime::now(),
+            held: VecDeque::new(),
+            resumable: None,
+            resuming: None,
+            late: Vec::new(),
+        }
+    }
+}
+
+/// What became of something offered to a session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Given {
+    Taken,
+    /// It has no room.
+    Full,
+    /// It is leaving, or unknown.
+    Gone,
 }
 
 /// The actor.
 pub(crate) struct AccountRoute {
     router: Arc<Router>,
     account: Jid,
+    queue: QueueName,
+    /// Records up to here were given to routes before this one began.
+    given_before: u64,
+    /// Which of the stanzas that this route sent are in the log, and how many there were: what
+    /// it sends meanwhile must not overtake them.
+    receipts: Receipts,
+    routed: u64,
     inlet: Inlet<AccountMail>,
     state: State,
     sessions: Sessions,
@@ -69,9 +131,12 @@ pub(crate) struct AccountRoute {
     /// Effects of the presence logic in their order.
     steps: VecDeque<QueuedStep>,
     persisting: Option<Persisting>,
-    /// Offline messages on their way to the store.
-    storing: FuturesUnordered<BoxFuture<'static, Stored>>,
+    records: Records,
+    /// Messages on their way to the archive.
+    archiving: FuturesUnordered<BoxFuture<'static, ArchiveAdd>>,
     drain: Option<Drain>,
+    /// Keys of sessions that ended within a day.
+    ended: Vec<u128>,
     /// Sessions that were told to close and still owe what they did not write.
     leaving: Vec<SessionId>,
     idle_since: Option<Instant>,
@@ -108,10 +173,16 @@ impl ActorFuture<AccountRoute> for Pump {
 impl AccountRoute {
     /// Starts the route of an account on the current arbiter.
     pub(crate) fn start(router: Arc<Router>, account: Jid, inlet: Inlet<AccountMail>) {
-        let state = Self::load(&router, &account);
+        let state = load::first(&router, &account);
+        let queue = account_queue(&account);
+        let given_before = router.intake.given().0;
         drop(Self::create(|_| Self {
             router,
             account,
+            queue,
+            given_before,
+            receipts: Receipts::default(),
+            routed: 0,
             inlet,
             state,
             sessions: Sessions::default(),
@@ -119,21 +190,13 @@ impl AccountRoute {
             held: VecDeque::new(),
             steps: VecDeque::new(),
             persisting: None,
-            storing: FuturesUnordered::new(),
+            records: Records::default(),
+            archiving: FuturesUnordered::new(),
             drain: None,
+            ended: Vec::new(),
             leaving: Vec::new(),
             idle_since: None,
         }));
-    }
-
-    fn load(router: &Arc<Router>, account: &Jid) -> State {
-        let (router, account) = (router.clone(), account.clone());
-        State::Loading(Box::pin(async move {
-            if !router.accounts.exists(account.clone()).await? {
-                return Ok(None);
-            }
-            router.presence.load(account).await.map(Some)
-        }))
     }
 
     /// Does what can be done now, within its budget; ready when the route has ended.
@@ -141,13 +204,16 @@ impl AccountRoute {
         let mut budget = TURN_BUDGET;
         loop {
             let mut progress = false;
+            while let Poll::Ready(mails) = self.inlet.poll_take(cx) {
+                self.held.extend(mails);
+                progress = true;
+            }
             if let State::Loading(loading) = &mut self.state
                 && let Poll::Ready(loaded) = loading.as_mut().poll(cx)
             {
                 progress = true;
                 match loaded {
-                    Ok(Some(presence)) => self.state = State::Live(presence),
-                    Ok(None) => self.state = State::Nobody,
+                    Ok(loaded) => self.loaded(loaded),
                     Err(error) => {
                         self.fail(&error);
                         return Poll::Ready(());
@@ -155,15 +221,15 @@ impl AccountRoute {
                 }
             }
             progress |= self.poll_steps(cx);
-            while let Poll::Ready(Some(stored)) = self.storing.poll_next_unpin(cx) {
-                self.stored(stored);
-                progress = true;
+            match self.poll_catch_up(cx) {
+                Ok(done) => progress |= done,
+                Err(error) => {
+                    self.fail(&StorageError::Io(error.to_string()));
+                    return Poll::Ready(());
+                }
             }
+            progress |= self.poll_archive(cx);
             progress |= self.poll_drain(cx);
-            while let Poll::Ready(mails) = self.inlet.poll_take(cx) {
-                self.held.extend(mails);
-                progress = true;
-            }
             while let Some(index) = self.next_mail() {
                 if budget == 0 {
                     after_others(cx);
@@ -179,7 +245,12 @@ impl AccountRoute {
                     None => self.inlet.release(weight, 1),
                 }
             }
+            progress |= self.flush_archive();
             if !progress {
+                self.flush_late(cx);
+                if let Some(next) = self.expire_detached() {
+                    wheel::wake_after(next, cx.waker().clone());
+                }
                 self.free_room();
                 return self.rest(cx);
             }
@@ -201,11 +272,12 @@ impl AccountRoute {
     fn next_mail(&self) -> Option<usize> {
         match self.state {
             State::Loading(_) => None,
+            _ if self.records.is_reading() => None,
             _ if self.leaving.is_empty() => (!self.held.is_empty()).then_some(0),
-            _ => self
-                .held
-                .iter()
-                .position(|mail| matches!(mail, AccountMail::Unbind(id, _) if self.leaving.contains(id))),
+            _ => self.held.iter().position(|mail| match mail {
+                AccountMail::Unbind(id, _) | AccountMail::Detach(id, _) => self.leaving.contains(id),
+                _ => false,
+            }),
         }
     }
 
@@ -215,7 +287,8 @@ impl AccountRoute {
             && self.held.is_empty()
             && self.steps.is_empty()
             && self.persisting.is_none()
-            && self.storing.is_empty()
+            && self.archiving.is_empty()
+            && self.records.is_idle()
             && self.drain.is_none()
             && !matches!(self.state, State::Loading(_))
     }
@@ -271,6 +344,14 @@ impl AccountRoute {
                     // The negotiation may have ended meanwhile.
                     let _ = reply.send(Err(BindError::Unavailable));
                 }
+                AccountMail::Resume(_, reply) => {
+                    let _ = reply.send(Err(ResumeError::Unavailable));
+                }
+                AccountMail::Enable(.., reply) => {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                // Records stay in the queue; the next route finds them there.
+                AccountMail::Record(..) | AccountMail::Behind => {}
                 AccountMail::Inbound(stanza, _) | AccountMail::Outbound(_, stanza, _) => {
                     let error = StanzaError::new(Condition::InternalServerError)
                         .with_type(waystation_core::ErrorType::Wait);
@@ -282,6 +363,8 @@ impl AccountRoute {
                     }
                 }
                 AccountMail::ToSession(_)
+                | AccountMail::Detach(..)
+                | AccountMail::Confirmed(..)
                 | AccountMail::Close(..)
                 | AccountMail::Describe(_)
                 | AccountMail::Remove(..) => {}
@@ -297,9 +380,10 @@ impl Drop for AccountRoute {
         self.no_longer_idle();
         for handle in &self.handles {
             // A session that is gone needs no telling.
-            let _ = handle
-                .outlet
-                .offer_control(SessionMail::Close(StreamError::new(StreamCondition::InternalServerError)));
+            if let Link::Live(outlet) = &handle.link {
+                let error = StreamError::new(StreamCondition::InternalServerError);
+                let _ = outlet.offer_control(SessionMail::Close(error));
+            }
         }
         let outlet = self.inlet.outlet();
         drop(self.inlet.close());

@@ -1,73 +1,67 @@
-//! The account's offline messages (XEP-0160): storing them, and handing them over in order.
+//! The messages that wait for the account (XEP-0160): handing them over in order.
 //!
-//! What must hold: while stored messages are being handed over, new ones join the store
-//! behind them, so that order is kept; a message leaves the store only after a session has
-//! taken it over, and comes back from a session that could not write it.
+//! What must hold: they are the records of the account's queue that no session holds, read from
+//! the queue when a session can take them; while they are being handed over, newer ones wait
+//! behind them; each leaves the queue only when a client has confirmed it, so presence alone
+//! takes nothing away.
 
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use waystation_core::account::{OfflineError, OfflineMessage};
-use waystation_core::storage::{BoxFuture, StorageError};
-use waystation_core::{Condition, SessionId, Stanza, StanzaError};
-use waystation_runtime::{Offer, wheel};
+use waystation_core::queue::{QueueError, Record, RecordId};
+use waystation_core::storage::BoxFuture;
+use waystation_core::{SessionId, Stanza};
+use waystation_runtime::wheel;
 
-use super::AccountRoute;
-use crate::mail::SessionMail;
+use super::{AccountRoute, Given};
 
-/// Messages read from the store at once.
+/// Records read at once, and bytes of them.
 const PAGE: usize = 100;
-
-/// A message that was on its way to the store.
-pub(super) struct Stored {
-    stanza: Stanza,
-    result: Result<(), OfflineError>,
-}
+const PAGE_BYTES: usize = 1024 * 1024;
+/// How long a session without credit is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Drain {
     session: SessionId,
+    /// The last record that was handed over or passed by.
+    after: RecordId,
     stage: Stage,
 }
 
 enum Stage {
     Start,
-    Loading(BoxFuture<'static, Result<Vec<OfflineMessage>, StorageError>>),
-    Removing(BoxFuture<'static, Result<(), StorageError>>),
-    /// The session has no credit; tried again after a second.
-    Paused(std::time::Instant),
+    Loading(BoxFuture<'static, Result<Vec<Record>, QueueError>>),
+    /// The session has no credit.
+    Paused(Instant),
 }
 
 impl AccountRoute {
-    /// Stores a message for later.
-    pub(super) fn store(&mut self, stanza: Stanza) {
-        let future = self.router.offline.store(self.account.clone(), stanza.clone());
-        self.storing.push(Box::pin(async move { Stored { stanza, result: future.await } }));
-    }
-
-    pub(super) fn stored(&mut self, stored: Stored) {
-        let error: StanzaError = match stored.result {
-            Ok(()) => return,
-            // XEP-0160 3: the sender is told with service-unavailable; the delivery contract
-            // asks for resource-constraint, which says that a retry may succeed.
-            Err(OfflineError::Full) => Condition::ResourceConstraint.into(),
-            Err(OfflineError::Storage(error)) => {
-                tracing::error!(account = %self.account, %error, "an offline message could not be stored");
-                error.into()
-            }
-        };
-        self.router.refuse(&stored.stanza, &error);
-    }
-
-    /// True while stored messages are being handed over.
+    /// True while messages that waited are being handed over.
     pub(super) fn is_draining(&self) -> bool {
         self.drain.is_some()
     }
 
-    /// Begins to hand stored messages to a session that has become able to receive them.
+    /// Begins to hand what waits to a session that has become able to receive it.
     pub(super) fn start_drain(&mut self, session: SessionId) {
-        if self.drain.is_none() {
-            self.drain = Some(Drain { session, stage: Stage::Start });
+        if self.drain.is_none() && self.records.waiting > 0 {
+            self.drain = Some(Drain { session, after: RecordId(0), stage: Stage::Start });
+        }
+    }
+
+    /// A session has changed its state: whoever waited for that goes on at once.
+    pub(super) fn wake_drain(&mut self) {
+        if let Some(drain) = &mut self.drain
+            && matches!(drain.stage, Stage::Paused(_))
+        {
+            drain.stage = Stage::Start;
+        }
+    }
+
+    /// Begins to hand what waits to any session that can receive it.
+    pub(super) fn drain_to_anyone(&mut self) {
+        let able = self.sessions.available().filter(|s| s.priority >= 0).max_by_key(|s| s.priority);
+        if let Some(id) = able.map(|s| s.id) {
+            self.start_drain(id);
         }
     }
 
@@ -78,56 +72,54 @@ impl AccountRoute {
             let able =
                 |id: SessionId| self.sessions.get(id).is_some_and(|s| s.is_available() && s.priority >= 0);
             if !able(drain.session) {
-                // Another session goes on where this one ended, if there is one.
-                match self.sessions.available().find(|s| s.priority >= 0) {
-                    Some(other) => drain.session = other.id,
-                    None => {
-                        if let Stage::Removing(_) = drain.stage {
-                            // What was taken over must not be handed over again.
-                        } else {
-                            self.drain = None;
-                            return true;
-                        }
-                    }
-                }
+                // Another session goes on where this one ended, if there is one. What this one
+                // held waits again, so it begins anew.
+                let Some(other) = self.sessions.available().find(|s| s.priority >= 0) else {
+                    self.drain = None;
+                    return true;
+                };
+                drain.session = other.id;
+                drain.after = RecordId(0);
             }
             match &mut drain.stage {
                 Stage::Start => {
-                    drain.stage = Stage::Loading(self.router.offline.load(self.account.clone(), None, PAGE));
+                    let read = self.router.intake.backend().read(
+                        self.queue.clone(),
+                        Some(drain.after),
+                        PAGE,
+                        PAGE_BYTES,
+                    );
+                    drain.stage = Stage::Loading(read);
                 }
                 Stage::Paused(until) => {
-                    let left = until.saturating_duration_since(std::time::Instant::now());
+                    let left = until.saturating_duration_since(Instant::now());
                     if !left.is_zero() {
                         wheel::wake_after(left, cx.waker().clone());
                         return progress;
                     }
                     drain.stage = Stage::Start;
                 }
-                Stage::Removing(removing) => {
-                    let Poll::Ready(result) = removing.as_mut().poll(cx) else { return progress };
-                    if let Err(error) = result {
-                        tracing::error!(account = %self.account, %error, "delivered offline messages were not removed");
-                        self.drain = None;
-                        return true;
-                    }
-                    drain.stage = Stage::Start;
-                }
                 Stage::Loading(loading) => {
                     let Poll::Ready(result) = loading.as_mut().poll(cx) else { return progress };
+                    // What the route has not handled yet comes by mail, and waits then.
+                    let seen = self.records.seen;
+                    let result = result.map(|mut page| {
+                        page.retain(|record| record.id.0 <= seen);
+                        page
+                    });
                     match result {
                         Err(error) => {
-                            tracing::error!(account = %self.account, %error, "offline messages could not be read");
+                            tracing::error!(account = %self.account, %error, "messages that wait could not be read");
+                            self.drain = None;
+                        }
+                        // One that came while the last page was being read is behind it.
+                        Ok(page) if page.is_empty() && drain.after.0 >= self.records.newest_waiting => {
                             self.drain = None;
                         }
                         Ok(page) if page.is_empty() => {
-                            if self.storing.is_empty() {
-                                self.drain = None;
-                            } else {
-                                // Those on their way to the store come first; polled with
-                                // the rest of the route's work, they wake it when stored.
-                                drain.stage = Stage::Start;
-                                return progress;
-                            }
+                            // What was counted has left the queue otherwise.
+                            self.records.newest_waiting = drain.after.0;
+                            drain.stage = Stage::Start;
                         }
                         Ok(page) => self.hand_over(page),
                     }
@@ -138,23 +130,47 @@ impl AccountRoute {
         progress
     }
 
-    fn hand_over(&mut self, page: Vec<OfflineMessage>) {
-        let Some(drain) = &mut self.drain else { return };
-        let Some(handle) = self.handles.iter().find(|h| h.id == drain.session) else {
-            drain.stage = Stage::Start;
+    fn hand_over(&mut self, page: Vec<Record>) {
+        let Some((session, mut after)) = self.drain.as_ref().map(|drain| (drain.session, drain.after)) else {
             return;
         };
-        let mut taken: Vec<Bytes> = Vec::new();
-        for message in page {
-            match handle.outlet.offer(SessionMail::Stanza(message.stanza)) {
-                Offer::Accepted => taken.push(message.key),
-                Offer::Full(_) | Offer::Gone(_) => break,
+        let mut stage = Stage::Start;
+        for record in page {
+            let taken = self.records.is_taken(record.id);
+            let stanza = if taken { None } else { self.readable(&record) };
+            if let Some(stanza) = stanza {
+                let copy = self.late_copy(record.id, &stanza, record.since);
+                match self.try_give(session, &copy, Some(record.id)) {
+                    Given::Taken => self.records.hold_waiting(record.id, stanza.len()),
+                    // One that is gone says so by mail, which ends the pause.
+                    Given::Full | Given::Gone => {
+                        stage = Stage::Paused(Instant::now() + PAUSE);
+                        break;
+                    }
+                }
+            }
+            after = record.id;
+        }
+        if let Some(drain) = &mut self.drain {
+            drain.after = after;
+            drain.stage = stage;
+        }
+    }
+
+    /// The stanza of a record, if it is one that waits for a session of the account. What the
+    /// account sent itself waits for nothing but its archive.
+    fn readable(&self, record: &Record) -> Option<Stanza> {
+        match Stanza::parse(&record.payload) {
+            Ok(stanza) => {
+                let ours = stanza.to().is_some_and(|to| to.bare_eq(&self.account));
+                let message = stanza.kind() == waystation_core::Kind::Message;
+                (ours && message).then_some(stanza)
+            }
+            Err(error) => {
+                // Only a bug writes such a record. It stays where it is, for people to look at.
+                tracing::error!(account = %self.account, id = record.id.0, ?error, "a record is no stanza");
+                None
             }
         }
-        drain.stage = if taken.is_empty() {
-            Stage::Paused(std::time::Instant::now() + Duration::from_secs(1))
-        } else {
-            Stage::Removing(self.router.offline.remove(self.account.clone(), taken))
-        };
     }
 }

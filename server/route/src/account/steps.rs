@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 use waystation_core::account::{Effect, Effects, Persist, Step};
+use waystation_core::queue::RecordId;
 use waystation_core::storage::{BoxFuture, StorageError};
-use waystation_core::{SessionId, Stanza, StanzaError, StreamCondition, StreamError};
-use waystation_runtime::Offer;
+use waystation_core::{Stanza, StanzaError, storable};
 
 use super::{AccountRoute, State};
-use crate::mail::{OrderToken, SessionMail};
+use crate::intake::Item;
+use crate::mail::Outbound;
+use crate::router::{Origin, Passage};
 
 #[expect(
     clippy::large_enum_variant,
@@ -22,8 +24,10 @@ use crate::mail::{OrderToken, SessionMail};
 )]
 pub(super) enum QueuedStep {
     Step(Step),
-    /// Everything before it is done when this is dropped.
-    Token(OrderToken),
+    /// Everything before it is done.
+    Token(Outbound),
+    /// A record whose effects are all stored.
+    Done(RecordId),
     /// The account's removal is complete.
     Removed(oneshot::Sender<()>),
 }
@@ -40,10 +44,41 @@ impl AccountRoute {
         self.run_steps();
     }
 
-    pub(super) fn enqueue_token(&mut self, token: OrderToken) {
-        // With nothing before it the token is done at once.
-        if !self.steps.is_empty() || self.persisting.is_some() {
-            self.steps.push_back(QueuedStep::Token(token));
+    /// Queues what follows the effects so far; done at once when none is left.
+    pub(super) fn enqueue_step(&mut self, step: QueuedStep) {
+        self.steps.push_back(step);
+        self.run_steps();
+    }
+
+    /// Routes a stanza of the account's, behind those that are on their way to the log.
+    pub(super) fn route_own(&mut self, stanza: Stanza) {
+        let behind = !self.receipts.is_clear();
+        if !behind && !storable::durable(&stanza) {
+            return self.router.route_own(stanza);
+        }
+        self.routed += 1;
+        let receipt = Some(self.receipts.issue(self.routed));
+        self.router.route_in_any_case(
+            stanza,
+            Origin::Server,
+            Passage { receipt, behind, ..Passage::default() },
+        );
+    }
+
+    /// Answers a stanza with an error, if it may be answered, behind what was answered before.
+    pub(super) fn refuse(&mut self, stanza: &Stanza, error: &StanzaError) {
+        if let Some(reply) = stanza.error_reply(error) {
+            self.route_own(reply);
+        }
+    }
+
+    /// All that a stanza of the account's own caused was handed on.
+    fn passed(&self, outbound: Outbound) {
+        let Outbound { token, receipt, .. } = outbound;
+        drop(token);
+        if let Some(receipt) = receipt {
+            // What it caused may be on its way into the log; it is accepted behind that.
+            self.router.intake.offer(Item::After(receipt));
         }
     }
 
@@ -63,15 +98,28 @@ impl AccountRoute {
                     self.persisting =
                         Some(Persisting { commit, then: persist.then, request: persist.request });
                 }
-                QueuedStep::Token(token) => drop(token),
+                QueuedStep::Token(outbound) => self.passed(outbound),
+                QueuedStep::Done(id) => self.done(id),
                 QueuedStep::Removed(reply) => {
+                    self.purge();
                     // What was loaded is the state of an account that is no more.
-                    self.state = Self::load(&self.router, &self.account);
+                    self.state = super::load::again(&self.router, &self.account);
                     // The caller may have stopped waiting.
                     let _ = reply.send(());
                 }
             }
         }
+    }
+
+    /// What waits for an account that is no more concerns nobody.
+    fn purge(&self) {
+        let purge = self.router.intake.backend().purge(self.queue.clone());
+        let account = self.account.clone();
+        actix_rt::spawn(async move {
+            if let Err(error) = purge.await {
+                tracing::error!(%account, %error, "the messages of a removed account were not removed");
+            }
+        });
     }
 
     /// Polls the commit under way; true when something was done.
@@ -96,12 +144,13 @@ impl AccountRoute {
 
     fn commit_failed(&mut self, error: &StorageError, request: Option<Stanza>) {
         tracing::error!(account = %self.account, %error, "a change of the roster could not be stored");
+        let router = self.router.clone();
         let told = |request: Stanza| {
             let error = match error {
                 StorageError::Full => StanzaError::from(StorageError::Full),
                 _ => StanzaError::from(StorageError::Closed),
             };
-            self.router.refuse(&request, &error);
+            router.refuse(&request, &error);
         };
         request.into_iter().for_each(told);
         let reload = matches!(&self.state, State::Live(presence) if presence.must_reload_after_failure());
@@ -114,40 +163,24 @@ impl AccountRoute {
             .into_iter()
             .partition(|step| matches!(step, QueuedStep::Removed(_)));
         for step in stale {
-            if let QueuedStep::Step(Step::Persist(Persist { request: Some(request), .. })) = step {
-                told(request);
+            match step {
+                QueuedStep::Step(Step::Persist(Persist { request: Some(request), .. })) => told(request),
+                // Its sender was told what became of it.
+                QueuedStep::Token(outbound) => self.passed(outbound),
+                // A record stays in the queue, and is handled again when the route is loaded anew.
+                QueuedStep::Done(_) | QueuedStep::Step(_) | QueuedStep::Removed(_) => {}
             }
         }
         self.steps = kept;
-        self.state = Self::load(&self.router, &self.account);
+        self.state = super::load::again(&self.router, &self.account);
     }
 
     fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::Route(stanza) => self.router.route_own(stanza),
+            Effect::Route(stanza) => self.route_own(stanza),
             Effect::ToSession(id, stanza) => {
-                let Some(handle) = self.handles.iter().find(|h| h.id == id) else { return };
-                match handle.outlet.offer(SessionMail::Stanza(stanza)) {
-                    Offer::Accepted => {}
-                    Offer::Full(SessionMail::Stanza(stanza)) => self.overflow(id, &stanza),
-                    // It has ended; its unbind is on the way.
-                    Offer::Full(SessionMail::Close(_)) | Offer::Gone(_) => {}
-                }
+                self.give(id, &stanza, None);
             }
         }
-    }
-
-    /// A session's client reads too slowly. Presence and the like is dropped, for newer
-    /// presence will tell; anything else that could not be handed over would be lost
-    /// unnoticed, so the session is closed and the client comes back to a fresh state.
-    /// True when the session was closed.
-    pub(super) fn overflow(&mut self, id: SessionId, stanza: &Stanza) {
-        if super::handle::is_ephemeral(stanza) {
-            tracing::debug!(session = ?id, "an ephemeral stanza was dropped: the client does not read");
-            return;
-        }
-        let error = StreamError::new(StreamCondition::PolicyViolation)
-            .with_text("the client does not read what it is sent");
-        self.close_session(id, error);
     }
 }

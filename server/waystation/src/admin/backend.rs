@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use futures_util::stream::{self, StreamExt};
 use waystation_auth::{AccountError, Accounts};
 use waystation_config::{Durability, Named};
-use waystation_core::account::OfflineStore;
 use waystation_core::module::{AccountRegistry, RegistryError};
+use waystation_core::queue::QueueBackend;
 use waystation_core::storage::{BoxFuture, Storage};
 use waystation_core::{Jid, StreamCondition, StreamError};
+use waystation_route::intake::account_queue;
 use waystation_route::mail::CloseWhich;
 use waystation_route::{Router, SessionInfo};
 use waystation_runtime::{Arbiters, lateness};
@@ -39,8 +40,8 @@ pub(crate) struct Backend {
     pub(crate) registry: Arc<dyn AccountRegistry>,
     /// Where the sessions are.
     pub(crate) router: Arc<Router>,
-    /// Offline messages.
-    pub(crate) offline: Arc<dyn OfflineStore>,
+    /// The durable queue, which also keeps what waits for accounts.
+    pub(crate) queue: Arc<dyn QueueBackend>,
     /// The store.
     pub(crate) storage: Arc<dyn Storage>,
     /// Holds the certificates, when there is TLS.
@@ -49,6 +50,14 @@ pub(crate) struct Backend {
     pub(crate) arbiters: Arc<Arbiters>,
     /// When the server was started.
     pub(crate) started: Instant,
+}
+
+impl Backend {
+    /// Messages that wait for an account.
+    async fn waiting(&self, account: &Jid) -> Result<usize, AdminError> {
+        let stats = self.queue.stats(account_queue(account)).await.map_err(failed)?;
+        Ok(usize::try_from(stats.pending).unwrap_or(usize::MAX))
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> AdminError {
@@ -196,7 +205,7 @@ impl AdminBackend for Backend {
             Ok(UserDetails {
                 jid: account.to_string(),
                 admin: self.admins.contains(&account),
-                offline_messages: self.offline.count(account.clone()).await.map_err(failed)?,
+                offline_messages: self.waiting(&account).await?,
                 sessions: self.sessions(Some(&account)).await,
             })
         })

@@ -5,17 +5,18 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use waystation_archive::MessageArchive;
 use waystation_auth::{Accounts, AccountsConfig, PasswordWorkers};
 use waystation_config::{Config, Engine, MinFree};
 use waystation_core::module::Module;
 use waystation_core::{Jid, StreamCondition, StreamError};
 use waystation_info::Info;
-use waystation_offline::Offline;
 use waystation_roster::{RosterConfig, RosterModule};
 use waystation_route::router::RouterParts;
-use waystation_route::{IqTable, Router, RouterConfig};
+use waystation_route::{Intake, IqTable, Router, RouterConfig};
 use waystation_runtime::Arbiters;
 use waystation_storage::{DataDir, Kind, Options};
 
@@ -30,6 +31,8 @@ const SETTLE: Duration = Duration::from_secs(60);
 pub(crate) struct Folder {
     /// What administrators ask.
     pub(crate) backend: Arc<Backend>,
+    intake: Arc<Intake>,
+    thread: JoinHandle<()>,
 }
 
 impl Folder {
@@ -48,12 +51,18 @@ impl Folder {
         let accounts = Accounts::open(storage.clone(), workers, accounts_config).await?;
         // The modules that keep something of an account. Their limits concern what clients send.
         let roster = RosterModule::new(storage.clone(), RosterConfig::default()).registration();
-        let spool = Offline::new(storage.clone(), waystation_offline::Limits::default()).registration();
         let info = Info::new(None, storage.clone()).registration();
-        let removed = [&roster, &spool, &info].into_iter().filter_map(|m| m.on_account_removed.clone());
+        let archive = MessageArchive::new(
+            storage.clone(),
+            waystation_archive::Config::default(),
+            waystation_archive::Server::default(),
+        );
+        let archive = archive.registration();
+        let removed = [&roster, &info, &archive].into_iter().filter_map(|m| m.on_account_removed.clone());
         let registry = Arc::new(Registry::new(accounts.clone(), removed.collect()));
         let presence = roster.presence.ok_or("no module keeps presence")?;
-        let offline = spool.offline.ok_or("no module keeps offline messages")?;
+        let queue = crate::queue::open(config, data_dir)?;
+        let intake = Intake::new(queue.clone()).await?;
         let hosts: Vec<String> = config.hosts.iter().map(|host| host.to_string()).collect();
         let arbiters = Arc::new(Arbiters::start(1));
         let router = Router::new(RouterParts {
@@ -63,17 +72,19 @@ impl Folder {
             iqs: IqTable::new(config.limits.iq_timeout),
             storage: storage.clone(),
             presence,
-            offline: offline.clone(),
+            intake: intake.clone(),
+            archive: None,
             accounts: registry.clone(),
             observers: Vec::new(),
         });
         registry.connect(&router);
+        let thread = crate::queue::start(&intake, &router)?;
         let admins = config.admins.iter().map(|admin| Jid::clone(admin)).collect();
         let started = Instant::now();
         let tls = None;
         let backend =
-            Backend { hosts, admins, accounts, registry, router, offline, storage, tls, arbiters, started };
-        Ok(Self { backend: Arc::new(backend) })
+            Backend { hosts, admins, accounts, registry, router, queue, storage, tls, arbiters, started };
+        Ok(Self { backend: Arc::new(backend), intake, thread })
     }
 
     /// Waits until all is stored, and closes the store.
@@ -81,10 +92,13 @@ impl Folder {
     /// # Errors
     /// When something could not be stored.
     pub(crate) async fn close(self) -> Result<(), Box<dyn Error>> {
-        let Backend { router, storage, .. } = &*self.backend;
+        let Backend { router, storage, queue, .. } = &*self.backend;
         router.close_all(&StreamError::new(StreamCondition::SystemShutdown));
         router.settle(SETTLE).await;
         let untold = router.routes();
+        self.intake.settle().await;
+        crate::queue::stop(&self.intake, self.thread);
+        queue.close().await?;
         storage.close().await?;
         if untold > 0 {
             return Err(format!("{untold} contacts of removed accounts were not told in time").into());

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::checks::{Check, Witness};
 use crate::facts::{At, Facts, ReportKind};
-use crate::history::{Ev, HARNESS};
+use crate::history::{Class, Ev, HARNESS};
 
 /// How long an `<r/>` may wait for its answer.
 const ANSWER: u64 = 5_000_000_000;
@@ -31,6 +31,10 @@ pub(super) fn acks(facts: &Facts<'_>) -> Vec<Witness> {
             let rest = chain.sent.partition_point(|&(seq, _)| seq <= report.h);
             for &(seq, uid) in &chain.sent[rest..] {
                 let stanza = facts.stanza(uid);
+                if stanza.class == Class::E {
+                    // Nothing of it is stored before it is delivered: a crash may forget either.
+                    continue;
+                }
                 let Some(first) = stanza.sends.first().filter(|s| s.t <= report.t) else { break };
                 let resent = stanza.sends.iter().map(|s| s.t).find(|&t| t > report.t);
                 if let Some(seen) = stanza.seen.filter(|&seen| seen < resent.unwrap_or(report.t)) {

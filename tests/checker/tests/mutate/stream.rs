@@ -147,7 +147,9 @@ pub(crate) fn deny_handled(history: &mut History, rng: &mut Rng) -> Option<()> {
         let chain = &facts.chains[chain];
         let last = chain.sent.partition_point(|&(seq, _)| seq <= r.h);
         let &(seq, uid) = chain.sent.get(last.checked_sub(1)?)?;
-        let seen = facts.stanza(uid).seen.is_some_and(|seen| seen < r.t);
+        let stanza = facts.stanza(uid);
+        // What nothing stores may be forgotten.
+        let seen = stanza.class == Class::D && stanza.seen.is_some_and(|seen| seen < r.t);
         (r.kind != ReportKind::Ack && r.h > r.before && seq == r.h && seen).then(|| r.h - 1)
     })
 }

@@ -1,0 +1,97 @@
+//! Knowing what a client without stream management has received.
+//!
+//! What must hold: a record counts as delivered only when the client has shown that it read
+//! past it, or has closed its stream properly; that the socket took the bytes shows nothing.
+//! The proof is the answer to a ping (XEP-0199): a client answers stanzas in their order. At
+//! most a session's limit of stanzas waits for a proof; then nothing more is sent to it.
+
+use std::collections::VecDeque;
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+use waystation_core::queue::RecordId;
+use waystation_core::{IqType, Stanza, StanzaType};
+use waystation_route::AccountMail;
+use waystation_runtime::wheel;
+
+use super::Link;
+use super::keepalive::PING_ID;
+use crate::context::Limits;
+
+/// Records after which the client is asked.
+const ASK_AFTER: usize = 100;
+/// The same in time.
+const ASK_AFTER_TIME: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(super) struct Proof {
+    /// Records that the socket has taken and the client has not confirmed.
+    flushed: VecDeque<RecordId>,
+    since: Option<Instant>,
+    /// The number of the ping that is out, and the last record before it.
+    asked: Option<(u64, RecordId)>,
+    pings: u64,
+}
+
+impl Proof {
+    pub(super) fn flushed(&mut self, record: RecordId) {
+        self.flushed.push_back(record);
+    }
+
+    /// The last record that the socket has taken.
+    pub(super) fn last(&self) -> Option<RecordId> {
+        self.flushed.back().copied()
+    }
+
+    /// True while the client owes more proofs than it may.
+    pub(super) fn is_overdue(&self, limits: &Limits) -> bool {
+        self.flushed.len() >= limits.outbound_stanzas
+    }
+}
+
+impl Link {
+    /// Asks the client to answer when there is something to prove.
+    pub(super) fn ask_for_proof(&mut self, cx: &mut Context<'_>) {
+        let proof = &mut self.proof;
+        let (Some(last), None) = (proof.last(), proof.asked) else { return };
+        let since = *proof.since.get_or_insert_with(|| {
+            wheel::wake_after(ASK_AFTER_TIME, cx.waker().clone());
+            Instant::now()
+        });
+        // What waited for this session is asked about at once: a connection that does not last
+        // would get it again and again.
+        let first = proof.pings == 0;
+        if !first && proof.flushed.len() < ASK_AFTER && since.elapsed() < ASK_AFTER_TIME {
+            return;
+        }
+        proof.pings += 1;
+        proof.asked = Some((proof.pings, last));
+        let id = format!("{PING_ID}{}-{}", self.id.0, proof.pings);
+        self.replies.push(Stanza::build(
+            StanzaType::Iq(IqType::Get),
+            Some(self.jid.to_domain()),
+            Some(self.jid.clone()),
+            Some(&id),
+            "<ping xmlns='urn:xmpp:ping'/>",
+        ));
+    }
+
+    /// The client has answered a ping.
+    pub(super) fn pong(&mut self, id: &str) {
+        let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
+        let Some((asked, last)) = self.proof.asked.filter(|(asked, _)| Some(*asked) == number) else {
+            return;
+        };
+        debug_assert_eq!(Some(asked), number);
+        let proof = &mut self.proof;
+        proof.asked = None;
+        proof.since = None;
+        while proof.flushed.front().is_some_and(|record| *record <= last) {
+            proof.flushed.pop_front();
+        }
+        if proof.flushed.is_empty() {
+            proof.flushed = VecDeque::new();
+        }
+        self.shared.router.control(&self.bare, AccountMail::Confirmed(self.id, last));
+    }
+}

@@ -1,0 +1,370 @@
+//! The way into the log: what must be durable before anyone acts on it.
+//!
+//! What must hold: items take effect in the order in which they were offered, each after the
+//! commit that it was part of; so the order of records is the order in which every route sees
+//! them, and what only passes through keeps its place between them. A receipt is accepted only
+//! after the commit has returned. At most [`MAX_BYTES`] wait: then senders are read no further.
+//! When the log fails, nothing is accepted any more and the server is told to stop: the records
+//! are read back when it starts again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Waker};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use waystation_core::queue::{
+    Append, Batch, MAX_BATCH_BYTES, Mark, Payload, QueueBackend, QueueError, QueueName, RecordId, Settle,
+    Verdict,
+};
+use waystation_core::storage::StorageError;
+use waystation_core::{Jid, Stanza};
+use waystation_runtime::Weigh;
+
+use crate::mail::AccountMail;
+use crate::receipt::Receipt;
+use crate::router::Router;
+
+/// Most bytes that may wait for a commit (DELIVERY 4: intake log not committed).
+pub const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Most items of one commit.
+const MAX_ITEMS: usize = 4_096;
+
+/// How long acknowledgements wait when there was no room even for them.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The queue of an account.
+pub fn account_queue(account: &Jid) -> QueueName {
+    format!("a/{}", account.bare_str()).into()
+}
+
+/// What is offered.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "mail that passes is moved once; the record, which is the common case, is boxed already"
+)]
+pub enum Item {
+    /// A stanza to be stored once for the accounts that it concerns.
+    Record(Box<NewRecord>),
+    /// Mail for an account's route that must not overtake what was offered before it.
+    Pass(Jid, AccountMail),
+    /// A number to be stored (XEP-0198 `h`).
+    Mark(Mark, Option<Arc<Stored>>),
+    /// A small record of a session's own, whose position is told when it is known.
+    Note(QueueName, bytes::Bytes, Arc<Stored>),
+    /// A record that is done with.
+    Done(QueueName, RecordId),
+    /// Accepted once everything offered before it has taken effect.
+    After(Receipt),
+}
+
+/// A stanza to be stored.
+pub struct NewRecord {
+    /// The stanza.
+    pub stanza: Stanza,
+    /// The accounts whose queues hold it, one or two.
+    pub accounts: smallvec::SmallVec<[Jid; 2]>,
+    /// How far the sender's stream is stored with it.
+    pub mark: Option<Mark>,
+    /// Accepted when the record is durable, or was refused by name.
+    pub receipt: Option<Receipt>,
+    /// The record that it replaces, done with in the same commit: a bounced message.
+    pub instead_of: Option<(QueueName, RecordId)>,
+}
+
+/// Tells where something was stored, once it is.
+#[derive(Default)]
+pub struct Stored {
+    /// 0 while that is not known.
+    position: AtomicU64,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Stored {
+    /// The position (1 for a mark, which has none), once it is stored.
+    pub fn get(&self) -> Option<RecordId> {
+        let position = self.position.load(Ordering::Acquire);
+        (position != 0).then_some(RecordId(position))
+    }
+
+    /// As [`Stored::get`]; the task of `cx` is woken when it is stored.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Option<RecordId> {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        self.get()
+    }
+
+    fn set(&self, position: RecordId) {
+        self.position.store(position.0, Ordering::Release);
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Item {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Record(record) => record.stanza.len() + 256,
+            Self::Pass(_, mail) => mail.weight(),
+            Self::Note(_, payload, _) => payload.len() + 128,
+            _ => 128,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Waiting {
+    items: VecDeque<Item>,
+    /// Bytes of what waits, and of what is being committed.
+    bytes: usize,
+    failed: bool,
+    stopped: bool,
+}
+
+/// The intake of one server.
+pub struct Intake {
+    backend: Arc<dyn QueueBackend>,
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+    /// Told when the log has failed.
+    failed: Notify,
+    /// Records up to here were given to the routes, or were in the log before this process.
+    given: AtomicU64,
+    /// Records up to here were in the log before this process.
+    found: u64,
+}
+
+impl Intake {
+    /// An intake that commits to `backend` once [`Intake::run`] runs.
+    ///
+    /// # Errors
+    /// When the backend cannot be read.
+    pub async fn new(backend: Arc<dyn QueueBackend>) -> Result<Arc<Self>, QueueError> {
+        let found = backend.stats("a/".into()).await?.as_of.0;
+        Ok(Arc::new(Self {
+            given: AtomicU64::new(found),
+            found,
+            backend,
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+            failed: Notify::new(),
+        }))
+    }
+
+    /// Records up to here were given to the routes that were there for them, or were in the log
+    /// before.
+    pub(crate) fn given(&self) -> RecordId {
+        RecordId(self.given.load(Ordering::Acquire))
+    }
+
+    /// Records up to here were in the log when the server started.
+    pub(crate) fn found(&self) -> RecordId {
+        RecordId(self.found)
+    }
+
+    /// The queue behind it.
+    pub fn backend(&self) -> &Arc<dyn QueueBackend> {
+        &self.backend
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True while no more of a sender's stanzas are to be taken.
+    pub fn is_full(&self) -> bool {
+        self.lock().bytes >= MAX_BYTES
+    }
+
+    /// True when the log has failed: what is offered now is dropped, and its receipts fail.
+    pub fn has_failed(&self) -> bool {
+        self.lock().failed
+    }
+
+    /// Takes an item. Senders ask [`Intake::is_full`] first; what the server itself must say
+    /// about a stanza that had room is taken in any case.
+    pub fn offer(&self, item: Item) {
+        let weight = item.weight();
+        {
+            let mut waiting = self.lock();
+            if waiting.failed {
+                drop(waiting);
+                // Its receipt, if any, fails here.
+                return drop(item);
+            }
+            waiting.bytes += weight;
+            waiting.items.push_back(item);
+            if waiting.items.len() > 1 {
+                return;
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Ends [`Intake::run`] once nothing waits.
+    pub fn stop(&self) {
+        self.lock().stopped = true;
+        self.wake.notify_one();
+    }
+
+    /// Resolves when the log has failed.
+    pub async fn failure(&self) {
+        loop {
+            let notified = self.failed.notified();
+            if self.has_failed() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Resolves when nothing waits and nothing is being committed, or the log has failed.
+    pub async fn settle(&self) {
+        loop {
+            {
+                let waiting = self.lock();
+                if waiting.failed || waiting.bytes == 0 {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Commits what is offered until it is stopped or the log fails.
+    pub async fn run(self: Arc<Self>, router: Weak<Router>) {
+        loop {
+            let (items, weight) = self.take();
+            if items.is_empty() {
+                if self.lock().stopped {
+                    return;
+                }
+                self.wake.notified().await;
+                continue;
+            }
+            let batch = to_batch(&items);
+            let at = SystemTime::now();
+            let result = if batch.is_empty() { Ok(Vec::new()) } else { self.backend.commit(batch).await };
+            let Some(router) = router.upgrade() else { return };
+            match result {
+                Ok(ids) => {
+                    let last = ids.last().copied();
+                    effect(&router, items, ids, at);
+                    if let Some(last) = last {
+                        self.given.fetch_max(last.0, Ordering::AcqRel);
+                    }
+                }
+                Err(error @ (QueueError::Full | QueueError::Invalid(_) | QueueError::LeaseLost)) => {
+                    tracing::error!(%error, "stanzas were refused: the queue cannot take them");
+                    self.refuse(&router, items);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the queue has failed: the server stops acknowledging");
+                    let mut waiting = self.lock();
+                    waiting.failed = true;
+                    let rest = std::mem::take(&mut waiting.items);
+                    drop(waiting);
+                    self.failed.notify_waiters();
+                    // Their receipts fail.
+                    drop((items, rest));
+                    return;
+                }
+            }
+            self.lock().bytes -= weight;
+        }
+    }
+
+    /// What is committed next, and its weight.
+    fn take(&self) -> (Vec<Item>, usize) {
+        let mut waiting = self.lock();
+        let mut items = Vec::with_capacity(waiting.items.len().min(MAX_ITEMS));
+        let mut weight = 0;
+        while let Some(next) = waiting.items.front()
+            && items.len() < MAX_ITEMS
+            && (items.is_empty() || weight + next.weight() <= MAX_BATCH_BYTES / 2)
+        {
+            weight += next.weight();
+            items.extend(waiting.items.pop_front());
+        }
+        (items, weight)
+    }
+
+    /// Nothing of a batch was stored: senders are told, and what needs no room is tried again.
+    fn refuse(self: &Arc<Self>, router: &Arc<Router>, items: Vec<Item>) {
+        let mut again = Vec::new();
+        for item in items {
+            match item {
+                Item::Record(record) => {
+                    let NewRecord { stanza, receipt, instead_of, .. } = *record;
+                    if instead_of.is_none() {
+                        router.refuse(&stanza, &StorageError::Full.into());
+                    }
+                    // It was answered, and that is a fate (DELIVERY P2).
+                    receipt.into_iter().for_each(Receipt::accept);
+                }
+                Item::Pass(to, mail) => router.control(&to, mail),
+                Item::After(receipt) => receipt.accept(),
+                // A note only spares repetition after a crash.
+                Item::Note(..) => {}
+                Item::Mark(..) | Item::Done(..) => again.push(item),
+            }
+        }
+        if !again.is_empty() {
+            let intake = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(RETRY).await;
+                again.into_iter().for_each(|item| intake.offer(item));
+            });
+        }
+    }
+}
+
+fn to_batch(items: &[Item]) -> Batch {
+    let mut batch = Batch::default();
+    let ack = |queue: &QueueName, id: RecordId| Settle { queue: queue.clone(), id, verdict: Verdict::Ack };
+    for item in items {
+        match item {
+            Item::Record(record) => {
+                let (head, tail) = record.stanza.wire();
+                let payload: Payload = [head.clone(), tail.clone()].into_iter().collect();
+                let queues = record.accounts.iter().map(account_queue).collect();
+                batch.records.push(Append { queues, payload });
+                batch.marks.extend(record.mark);
+                batch.settles.extend(record.instead_of.iter().map(|(queue, id)| ack(queue, *id)));
+            }
+            Item::Note(queue, payload, _) => {
+                let payload: Payload = std::iter::once(payload.clone()).collect();
+                batch.records.push(Append { queues: std::iter::once(queue.clone()).collect(), payload });
+            }
+            Item::Mark(mark, _) => batch.marks.push(*mark),
+            Item::Done(queue, id) => batch.settles.push(ack(queue, *id)),
+            Item::Pass(..) | Item::After(_) => {}
+        }
+    }
+    batch
+}
+
+fn effect(router: &Arc<Router>, items: Vec<Item>, ids: Vec<RecordId>, at: SystemTime) {
+    let mut ids = ids.into_iter();
+    for item in items {
+        match item {
+            Item::Record(record) => {
+                let Some(id) = ids.next() else { return };
+                let NewRecord { stanza, accounts, receipt, .. } = *record;
+                for account in &accounts {
+                    router.record(account, id, &stanza, at);
+                }
+                receipt.into_iter().for_each(Receipt::accept);
+            }
+            Item::Note(_, _, position) => {
+                let Some(id) = ids.next() else { return };
+                position.set(id);
+            }
+            Item::Pass(to, mail) => router.control(&to, mail),
+            Item::Mark(_, stored) => stored.into_iter().for_each(|stored| stored.set(RecordId(1))),
+            Item::After(receipt) => receipt.accept(),
+            Item::Done(..) => {}
+        }
+    }
+}

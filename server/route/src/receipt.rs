@@ -1,0 +1,155 @@
+//! Which of a session's stanzas have been accepted: the number behind `<a h='…'/>` (XEP-0198 4).
+//!
+//! What must hold: a stanza counts only once everything that was to be durable for it is; the
+//! number is that of a contiguous prefix, so a stanza that needs nothing still waits for the
+//! earlier ones; a receipt that is dropped without a word is a failure, never an acceptance.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+
+#[derive(Default)]
+struct State {
+    /// Stanzas whose fate is open, in their order; true once accepted.
+    open: VecDeque<(u64, bool)>,
+    failed: bool,
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, number: u64, accepted: bool) {
+        let waker = {
+            let mut state = self.lock();
+            let Ok(index) = state.open.binary_search_by_key(&number, |(n, _)| *n) else { return };
+            if accepted {
+                state.open[index].1 = true;
+            } else {
+                state.failed = true;
+            }
+            let before = state.open.len();
+            while state.open.front().is_some_and(|(_, accepted)| *accepted) {
+                state.open.pop_front();
+            }
+            // Whoever waits learns of a longer prefix, and of a failure.
+            if state.failed || state.open.len() < before { state.waker.take() } else { None }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The session's side.
+#[derive(Default)]
+pub struct Receipts {
+    shared: Arc<Shared>,
+}
+
+impl Receipts {
+    /// A receipt for the stanza `number`, which must be greater than all before.
+    pub fn issue(&self, number: u64) -> Receipt {
+        self.shared.lock().open.push_back((number, false));
+        Receipt { shared: self.shared.clone(), number, open: true }
+    }
+
+    /// True when nothing is open.
+    pub fn is_clear(&self) -> bool {
+        self.shared.lock().open.is_empty()
+    }
+
+    /// True when a stanza was not accepted though it was handed on: nothing after it can ever
+    /// be acknowledged.
+    pub fn has_failed(&self) -> bool {
+        self.shared.lock().failed
+    }
+
+    /// How many of `received` stanzas are accepted without a gap. The task of `cx` is woken
+    /// when that number may have grown.
+    pub fn accepted(&self, received: u64, cx: &mut Context<'_>) -> u64 {
+        let mut state = self.shared.lock();
+        let Some((first, _)) = state.open.front() else { return received };
+        let accepted = first - 1;
+        match &state.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => state.waker = Some(cx.waker().clone()),
+        }
+        accepted
+    }
+}
+
+/// The open fate of one stanza.
+#[derive(Debug)]
+#[must_use = "a receipt that is dropped is a failure"]
+pub struct Receipt {
+    shared: Arc<Shared>,
+    number: u64,
+    open: bool,
+}
+
+impl Receipt {
+    /// Position of the stanza in its session, from 1.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The stanza is accepted: what was to be durable is, or its sender was told otherwise.
+    pub fn accept(mut self) {
+        self.open = false;
+        self.shared.settle(self.number, true);
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if self.open {
+            self.shared.settle(self.number, false);
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Receipts")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(receipts: &Receipts, received: u64) -> u64 {
+        receipts.accepted(received, &mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn the_number_is_that_of_a_prefix_without_gaps() {
+        let receipts = Receipts::default();
+        assert_eq!(accepted(&receipts, 3), 3, "what needs nothing counts at once");
+        let (a, b) = (receipts.issue(4), receipts.issue(6));
+        assert_eq!(accepted(&receipts, 7), 3);
+        b.accept();
+        assert_eq!(accepted(&receipts, 7), 3, "the earlier one is open");
+        a.accept();
+        assert_eq!(accepted(&receipts, 7), 7);
+        assert!(receipts.is_clear() && !receipts.has_failed());
+    }
+
+    #[test]
+    fn a_receipt_that_is_dropped_is_a_failure() {
+        let receipts = Receipts::default();
+        drop(receipts.issue(1));
+        let later = receipts.issue(2);
+        later.accept();
+        assert!(receipts.has_failed());
+        assert_eq!(accepted(&receipts, 2), 0, "nothing behind a failure is acknowledged");
+    }
+}
