@@ -21,6 +21,7 @@ pub const SPECS: &[Spec] = &[
     Spec { id: "RFC 6120", version: "", title: "Extensible Messaging and Presence Protocol (XMPP): Core" },
     Spec { id: "RFC 7590", version: "", title: "Use of Transport Layer Security (TLS) in XMPP" },
     Spec { id: "XEP-0198", version: "1.6.3", title: "Stream Management" },
+    Spec { id: "XEP-0352", version: "1.0.0", title: "Client State Indication" },
     Spec { id: "XEP-0368", version: "1.1.0", title: "SRV records for XMPP over TLS" },
     Spec { id: "XEP-0440", version: "1.0.0", title: "SASL Channel-Binding Type Capability" },
     Spec { id: "XEP-0474", version: "0.5.0", title: "SASL SCRAM Downgrade Protection" },

@@ -22,6 +22,7 @@ use waystation_transport::{Connection, DetachedConnection};
 use crate::context::C2s;
 use crate::resume::{self, Resumed};
 use crate::sasl;
+use crate::session::client_state::NS_CLIENT_STATE;
 use crate::session::stream_management::NS_STREAM_MANAGEMENT;
 use crate::session::{Session, Start};
 use crate::stream::{Failure, Stream};
@@ -278,7 +279,7 @@ async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<Bound,
     let features = format!(
         "<stream:features><bind xmlns='{NS_BIND}'/>\
          <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>\
-         <sm xmlns='{NS_STREAM_MANAGEMENT}'/>{}</stream:features>",
+         <sm xmlns='{NS_STREAM_MANAGEMENT}'/><csi xmlns='{NS_CLIENT_STATE}'/>{}</stream:features>",
         shared.stream_features
     );
     stream.send(features.as_bytes()).await?;

@@ -34,6 +34,9 @@ const MAX_ITEMS: usize = 4_096;
 /// How long acknowledgements wait when there was no room even for them.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long records that are done with wait for a commit that somebody needs.
+const LAZY: Duration = Duration::from_millis(100);
+
 /// The queue of an account.
 pub fn account_queue(account: &Jid) -> QueueName {
     format!("a/{}", account.bare_str()).into()
@@ -118,6 +121,8 @@ struct Waiting {
     items: VecDeque<Item>,
     /// Bytes of what waits, and of what is being committed.
     bytes: usize,
+    /// Something waits that somebody waits for.
+    urgent: bool,
     failed: bool,
     stopped: bool,
 }
@@ -193,9 +198,12 @@ impl Intake {
                 // Its receipt, if any, fails here.
                 return drop(item);
             }
+            let urgent = !matches!(item, Item::Done(..));
+            let wakes = waiting.items.is_empty() || (urgent && !waiting.urgent);
+            waiting.urgent |= urgent;
             waiting.bytes += weight;
             waiting.items.push_back(item);
-            if waiting.items.len() > 1 {
+            if !wakes {
                 return;
             }
         }
@@ -235,6 +243,7 @@ impl Intake {
     /// Commits what is offered until it is stopped or the log fails.
     pub async fn run(self: Arc<Self>, router: Weak<Router>) {
         loop {
+            self.gather().await;
             let (items, weight) = self.take();
             if items.is_empty() {
                 if self.lock().stopped {
@@ -275,6 +284,19 @@ impl Intake {
         }
     }
 
+    /// Nobody waits for a record to leave its queue: that alone is no reason for a flush, and
+    /// waits a moment for one.
+    async fn gather(&self) {
+        let lazy = {
+            let waiting = self.lock();
+            !waiting.items.is_empty() && !waiting.urgent && !waiting.stopped
+        };
+        if lazy {
+            // Woken by something urgent, or not.
+            let _ = tokio::time::timeout(LAZY, self.wake.notified()).await;
+        }
+    }
+
     /// What is committed next, and its weight.
     fn take(&self) -> (Vec<Item>, usize) {
         let mut waiting = self.lock();
@@ -287,6 +309,8 @@ impl Intake {
             weight += next.weight();
             items.extend(waiting.items.pop_front());
         }
+        // What did not fit is not looked at one by one.
+        waiting.urgent = !waiting.items.is_empty();
         (items, weight)
     }
 

@@ -52,8 +52,6 @@ pub struct Detachment {
     pub notes: VecDeque<Note>,
     /// `xml:lang` of the stream, escaped.
     pub lang: Option<Box<str>>,
-    /// The client had said that nobody looks at it (XEP-0352).
-    pub inactive: bool,
 }
 
 impl Detachment {

@@ -15,6 +15,7 @@ use waystation_core::{
 use waystation_route::intake::Item;
 use waystation_route::{AccountMail, OrderToken, Origin, Outbound, Passage, Receipt, Receipts, Routed};
 
+use super::client_state::NS_CLIENT_STATE;
 use super::keepalive::PING_ID;
 use super::{End, Link, xml_error};
 
@@ -91,6 +92,9 @@ impl Link {
             Ns::StreamManagement => return self.stream_management_element(frame),
             // RFC 6120 4.9.1.1: a stream error of the client ends the stream as well.
             Ns::Streams if frame.name() == "error" => return self.finish_with(End::Closed),
+            Ns::Other if frame.namespace() == NS_CLIENT_STATE && self.client_state_element(frame.name()) => {
+                return;
+            }
             _ => return self.stream_error(StreamError::new(StreamCondition::UnsupportedStanzaType)),
         }
         self.stanzas_in += 1;

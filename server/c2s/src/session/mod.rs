@@ -6,6 +6,7 @@
 //! socket goes back to the account's route when the session ends, also when a panic ends it.
 //! An idle session holds no buffer.
 
+pub(crate) mod client_state;
 mod inbound;
 mod keepalive;
 mod proof;
@@ -31,6 +32,7 @@ use waystation_runtime::{DrainSignal, Inlet, after_others};
 use waystation_transport::{Connection, Flow, ReadOutcome};
 
 use crate::context::C2s;
+use client_state::ClientState;
 pub(crate) use inbound::OrderGate;
 use inbound::Parked;
 use keepalive::Keepalive;
@@ -102,6 +104,7 @@ struct Link {
     unsent: Vec<Kept>,
     /// Records that the socket has taken, of a client without stream management.
     proof: Proof,
+    client_state: ClientState,
     /// Elements that are no stanzas, to be written before the next stanza.
     elements: Vec<u8>,
     management: Option<Box<StreamManagement>>,
@@ -195,6 +198,7 @@ impl Session {
             outgoing,
             unsent: Vec::new(),
             proof: Proof::default(),
+            client_state: ClientState::default(),
             elements: Vec::new(),
             management,
             enabling: None,
@@ -303,10 +307,10 @@ impl Link {
             for mail in mails {
                 match mail {
                     SessionMail::Stanza(stanza) => {
-                        self.outgoing.push_back(Kept { stanza, record: None, charged: true });
+                        self.take_up(Kept { stanza, record: None, charged: true });
                     }
                     SessionMail::Record(stanza, record) => {
-                        self.outgoing.push_back(Kept { stanza, record: Some(record), charged: true });
+                        self.take_up(Kept { stanza, record: Some(record), charged: true });
                     }
                     SessionMail::Yield => {
                         self.end.get_or_insert(End::Resumed);
@@ -509,6 +513,7 @@ impl Link {
         let mut unconfirmed: VecDeque<_> =
             management.take_kept().into_iter().map(|kept| (kept.stanza, kept.record)).collect();
         let sent = unconfirmed.len();
+        self.outgoing.extend(self.client_state.take());
         unconfirmed.extend(self.outgoing.drain(..).map(|kept| (kept.stanza, kept.record)));
         if let Some(parked) = self.parked.take() {
             // Not accepted and not counted: the client sends it again.
@@ -525,7 +530,6 @@ impl Link {
             marked,
             notes,
             lang: self.lang.take(),
-            inactive: false,
         };
         detachment.take_mail(self.inlet.close());
         self.shared.router.control(&self.bare, AccountMail::Detach(self.id, Box::new(detachment)));
@@ -539,6 +543,7 @@ impl Link {
             kept.extend(management.take_kept());
         }
         kept.extend(self.outgoing.drain(..));
+        kept.extend(self.client_state.take());
         let mut leftovers: Vec<_> =
             kept.into_iter().filter(|kept| kept.record.is_none()).map(|kept| kept.stanza).collect();
         leftovers.extend(waystation_route::mail::leftovers(self.inlet.close()));

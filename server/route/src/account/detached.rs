@@ -376,7 +376,6 @@ impl AccountRoute {
                         marked: accepted,
                         notes: VecDeque::new(),
                         lang: None,
-                        inactive: false,
                     });
                     let numbers = sent.into_iter().map(|(number, id)| (id, number)).collect();
                     let until = self.router.started + max;
