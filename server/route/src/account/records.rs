@@ -448,20 +448,25 @@ impl AccountRoute {
     /// Looks whether a record's fate is final.
     fn finish(&mut self, id: RecordId) {
         let Ok(index) = self.records.index(id) else { return };
-        let out = &self.records.out[index];
-        if out.holders > 0 || out.archiving {
+        let out = &mut self.records.out[index];
+        if out.holders > 0 {
             return;
         }
-        let (over, waiting, bytes) = (out.delivered || out.spent, out.waiting, out.bytes);
+        let (over, archiving, bytes) = (out.delivered || out.spent, out.archiving, out.bytes);
+        if !over && !std::mem::replace(&mut out.waiting, true) {
+            // Its sessions have gone: it waits for the next one, also while it is being archived.
+            self.records.waits(id, bytes);
+            self.rewind_drain(id);
+        }
+        if archiving {
+            return;
+        }
         self.records.out.remove(index);
         if self.records.out.is_empty() {
             self.records.out = VecDeque::new();
         }
         if over {
             self.done(id);
-        } else if !waiting {
-            // Its sessions have gone: it waits for the next one.
-            self.records.waits(id, bytes);
         }
     }
 }

@@ -57,6 +57,17 @@ impl AccountRoute {
         }
     }
 
+    /// A record waits again that may have been passed by already.
+    pub(super) fn rewind_drain(&mut self, id: RecordId) {
+        if let Some(drain) = &mut self.drain
+            && drain.after >= id
+        {
+            drain.after = RecordId(id.0 - 1);
+            // A page that is being read begins behind it.
+            drain.stage = Stage::Start;
+        }
+    }
+
     /// Begins to hand what waits to any session that can receive it.
     pub(super) fn drain_to_anyone(&mut self) {
         let able = self.sessions.available().filter(|s| s.priority >= 0).max_by_key(|s| s.priority);
@@ -80,6 +91,7 @@ impl AccountRoute {
                 };
                 drain.session = other.id;
                 drain.after = RecordId(0);
+                drain.stage = Stage::Start;
             }
             match &mut drain.stage {
                 Stage::Start => {
