@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 use waystation_core::account::LiveSession;
 use waystation_core::queue::{Mark, RecordId};
-use waystation_core::storage::{Batch, StorageError};
+use waystation_core::storage::{Batch, Durability, StorageError};
 use waystation_core::{PresenceType, SessionId, Stanza, StanzaType};
 
 use super::{AccountRoute, Handle, Link, State};
@@ -133,6 +133,11 @@ impl AccountRoute {
     ) {
         let Some(handle) = self.handles.iter_mut().find(|handle| handle.id == id) else { return };
         handle.resumable = Some(Resumable { key, max });
+        if self.is_volatile() {
+            // The session may have gone.
+            let _ = reply.send(Ok(()));
+            return;
+        }
         let Some(row) = self.stream_row(id) else { return };
         let batch = Batch::new().put(STREAMS, row_key(&self.account, key), row.to_bytes());
         let commit = self.router.storage.commit(batch);
@@ -140,6 +145,11 @@ impl AccountRoute {
             // The session may have gone.
             let _ = reply.send(commit.await);
         });
+    }
+
+    /// True when the queue does not outlive the process: then a session must not seem to.
+    fn is_volatile(&self) -> bool {
+        self.router.intake.backend().capabilities().durability == Durability::Memory
     }
 
     fn stream_row(&self, id: SessionId) -> Option<StreamRow> {
@@ -166,6 +176,9 @@ impl AccountRoute {
     }
 
     fn write_row(&self, batch: Batch) {
+        if self.is_volatile() {
+            return;
+        }
         let commit = self.router.storage.commit(batch);
         let account = self.account.clone();
         actix_rt::spawn(async move {
