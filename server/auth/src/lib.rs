@@ -9,6 +9,7 @@
 //! names and passwords pass through [`waystation_core::prep`] and nothing else.
 
 mod accounts;
+mod client;
 mod credentials;
 mod crypto;
 mod encoding;
@@ -24,6 +25,7 @@ mod testing;
 mod workers;
 
 pub use accounts::{AccountError, Accounts, AccountsConfig, MAX_PAGE, SPACE};
+pub use client::{ClientError, ScramClient};
 pub use credentials::{Candidate, Credentials, DEFAULT_ITERATIONS, DeriveError, MIN_ITERATIONS, RecordError};
 pub use crypto::Secret;
 pub use encoding::{decode_base64, decode_initial_response, encode_base64};

@@ -7,6 +7,7 @@ mod access;
 mod accounts;
 mod arguments;
 mod config;
+mod crashtest;
 mod output;
 mod password;
 mod sessions;
@@ -78,6 +79,7 @@ fn dispatch(command: Command, settings: Settings) -> Result<Outcome, CliError> {
     match command {
         Command::Serve(more) => return Ok(Outcome::Serve(Box::new(load(settings.and(more))?))),
         Command::Config(command) => config::run(command, settings)?,
+        Command::Crashtest(command) => return Ok(Outcome::Exit(crashtest::run(&command, &settings)?)),
         Command::Admin(command) => {
             let loaded = load(settings.and(command.settings().clone()))?;
             let mut access = Access::new(loaded.config);

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cli;
+mod crashtest;
 mod logging;
 mod memory;
 mod queue;

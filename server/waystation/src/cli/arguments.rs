@@ -27,6 +27,24 @@ Exit codes:
   4  the server or its data folder cannot be reached
   130  interrupted at a password prompt";
 
+const CRASHTEST: &str = "\
+Starts this program as a server of its own, on a free port of 127.0.0.1 and a temporary folder,
+lets clients send numbered messages to each other, and kills it with SIGKILL at random moments.
+After each kill the clients resume and send again only what the server says it does not have.
+No other server and no other folder is touched; configuration files are not read.
+
+A message is lost when the server acknowledged it and it was never delivered. With
+--durability memory there must be losses: that shows that this command can see them.
+
+Examples:
+  waystation crashtest
+  waystation crashtest --cycles 100 --clients 10 --rate 500 --json
+
+Exit codes:
+  0  nothing was lost
+  1  acknowledged messages were lost
+  2  it could not be run";
+
 /// An XMPP server that acknowledges a message only once it is stored.
 #[derive(Debug, Parser)]
 #[command(name = "waystation", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -73,6 +91,9 @@ pub(super) enum Command {
     /// Checks and shows the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Kills a throw-away server again and again, and counts what was lost
+    #[command(after_help = CRASHTEST)]
+    Crashtest(Crashtest),
 }
 
 /// What is asked of a server, running or not.
@@ -276,6 +297,39 @@ pub(super) struct Status {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Crashtest {
+    /// How often the server is killed
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) cycles: u32,
+    /// Clients that send messages to each other
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..=500))]
+    pub(super) clients: u16,
+    /// Messages a second, all clients together
+    #[arg(long, value_name = "MESSAGES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) rate: u32,
+    /// The durability that the server is to keep
+    #[arg(long, value_enum, default_value = "fsync")]
+    pub(super) durability: Durability,
+    /// Keeps the temporary folder: the server's data and its log
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Writes the report as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What `durability` may be set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Durability {
+    /// What is acknowledged survives power loss
+    Fsync,
+    /// What is acknowledged survives a crash of the server, but not of the machine
+    Os,
+    /// Nothing survives
+    Memory,
 }
 
 #[cfg(test)]

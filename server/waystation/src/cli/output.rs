@@ -95,6 +95,11 @@ impl Progress {
         Self { is_terminal: io::stderr().is_terminal(), next: std::time::Instant::now() + Self::PAUSE }
     }
 
+    /// True when it is shown on a terminal.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
     /// Shows how far it is, once a second.
     pub(super) fn at(&mut self, text: fmt::Arguments<'_>) {
         let now = std::time::Instant::now();
