@@ -53,7 +53,7 @@ fn nothing_is_lost() {
     let report = report(&run);
     assert_eq!(run.code, Some(0), "{run:#?}");
     assert_eq!(report["kills"], 3);
-    for promise in ["lost", "doubled", "out_of_order", "stored_twice", "strange", "returned"] {
+    for promise in ["lost", "doubled", "out_of_order", "stored_twice", "taken_back", "strange", "returned"] {
         assert_eq!(report[promise], 0, "{promise}: {report:#}");
     }
     assert!(report["sent"].as_u64() > Some(100), "{report:#}");
@@ -92,7 +92,7 @@ fn what_cannot_be_run_says_so() {
     command.env("TMPDIR", "/nowhere");
     let run = finish(command, "");
     assert!(run.fails(2).contains("the folder /nowhere/"));
-    let run = place.run(&["crashtest", "--data-dir", "x"]);
+    let run = place.run(&["--data-dir", "x", "crashtest"]);
     assert!(run.fails(2).contains("leave --set and --data-dir out"));
     assert_eq!(place.run(&["crashtest", "--clients", "1"]).code, Some(2));
 }

@@ -78,6 +78,7 @@ fn show(report: &Report) -> Result<(), CliError> {
         ("lost", format!("{} acknowledged and never delivered", tally.lost)),
         ("twice", format!("{} delivered again without a broken stream", tally.doubled)),
         ("stored twice", format!("{} although sent again only as told", tally.stored_twice)),
+        ("taken back", format!("{} acknowledged and forgotten on resumption", tally.taken_back)),
         ("out of order", tally.out_of_order.to_string()),
         ("again", format!("{} delivered again after a broken stream, which is allowed", tally.redelivered)),
         ("strange", format!("{} that nobody sent there", tally.strange)),
@@ -90,7 +91,7 @@ fn show(report: &Report) -> Result<(), CliError> {
     if let Some(folder) = &report.folder {
         output::line(format_args!("kept: {}", folder.display()))?;
     }
-    let wrong = tally.doubled + tally.stored_twice + tally.out_of_order + tally.strange;
+    let wrong = tally.doubled + tally.stored_twice + tally.taken_back + tally.out_of_order + tally.strange;
     let verdict = match (tally.lost, wrong) {
         (0, 0) => "Nothing was lost, and every promise was kept.",
         (0, _) => "Nothing was lost, but not every promise was kept: see above.",

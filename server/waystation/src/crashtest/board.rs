@@ -18,6 +18,15 @@ pub(super) enum Leave {
     Close,
 }
 
+/// Who goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// This client.
+    One(usize),
+    /// All clients.
+    All,
+}
+
 /// The shared state of a run, on one thread.
 #[derive(Debug)]
 pub(super) struct Board {
@@ -28,7 +37,7 @@ pub(super) struct Board {
     /// All messages.
     pub(super) ledger: RefCell<Ledger>,
     sending: Cell<bool>,
-    away: Cell<Option<(usize, Leave)>>,
+    away: Cell<Option<(Whom, Leave)>>,
     /// How often the server was started.
     life: Cell<u32>,
     /// The life in which each client is online; 0 when it is not.
@@ -38,6 +47,8 @@ pub(super) struct Board {
     recovery: Cell<Duration>,
     heard: Cell<Instant>,
     failure: RefCell<Option<String>>,
+    /// Why a client's connection ended last.
+    trouble: RefCell<String>,
     resumed: Cell<u64>,
     begun: Cell<u64>,
 }
@@ -56,6 +67,7 @@ impl Board {
             recovery: Cell::new(Duration::ZERO),
             heard: Cell::new(Instant::now()),
             failure: RefCell::new(None),
+            trouble: RefCell::default(),
             resumed: Cell::new(0),
             begun: Cell::new(0),
         }
@@ -94,14 +106,21 @@ impl Board {
         self.online.borrow().iter().all(|life| *life == self.life.get())
     }
 
-    /// Sends one client away, or lets all come back.
-    pub(super) fn send_away(&self, away: Option<(usize, Leave)>) {
+    /// True when no client has a connection.
+    pub(super) fn all_offline(&self) -> bool {
+        self.online.borrow().iter().all(|life| *life == 0)
+    }
+
+    /// Sends clients away, or lets all come back.
+    pub(super) fn send_away(&self, away: Option<(Whom, Leave)>) {
         self.away.set(away);
     }
 
     /// How a client is to be away, if it is.
     pub(super) fn away(&self, client: usize) -> Option<Leave> {
-        self.away.get().and_then(|(away, leave)| (away == client).then_some(leave))
+        self.away
+            .get()
+            .and_then(|(whom, leave)| (whom == Whom::One(client) || whom == Whom::All).then_some(leave))
     }
 
     /// Lets clients send, or stops them.
@@ -126,6 +145,16 @@ impl Board {
     /// The run cannot go on. The first reason is told.
     pub(super) fn fail(&self, text: String) {
         self.failure.borrow_mut().get_or_insert(text);
+    }
+
+    /// A connection ended, as connections do here.
+    pub(super) fn trouble(&self, client: usize, fault: &dyn std::fmt::Display) {
+        *self.trouble.borrow_mut() = format!("client {client}: {fault}");
+    }
+
+    /// Why a connection ended last.
+    pub(super) fn last_trouble(&self) -> String {
+        self.trouble.borrow().clone()
     }
 
     /// Why the run cannot go on.

@@ -84,7 +84,10 @@ impl Client {
             self.board.offline(self.index);
             match ended {
                 Ok(()) => {}
-                Err(Fault::Broken(_)) => sleep(RETRY).await,
+                Err(fault @ (Fault::Broken(_) | Fault::Ended(_))) => {
+                    self.board.trouble(self.index, &fault);
+                    sleep(RETRY).await;
+                }
                 Err(Fault::Wrong(text)) => {
                     self.board.fail(format!("client {}: {text}", self.index));
                     return;
@@ -112,9 +115,16 @@ impl Client {
         let Some(id) = &self.resume else { return Ok(false) };
         let h = self.received;
         connection.send(&format!("<resume xmlns='{SM}' previd='{id}' h='{h}'/>")).await?;
-        let answer = connection.answer().await?;
+        let answer = match connection.answer().await {
+            // Such a server has forgotten what it sent; it will not resume this session.
+            Err(Fault::Ended(condition)) => {
+                self.give_up();
+                return Err(Fault::Ended(condition));
+            }
+            answer => answer?,
+        };
         if answer.is("resumed", SM) {
-            self.acknowledge(&answer)?;
+            self.acknowledge_again(&answer)?;
             let again = self.queue.iter().map(|stanza| self.xml(*stanza)).collect::<String>();
             connection.send(&again).await?;
             return Ok(true);
@@ -123,17 +133,23 @@ impl Client {
             return Err(Fault::Wrong(format!("<resume/> was answered with <{}/>", answer.name())));
         }
         if answer.attr("h").is_some() {
-            self.acknowledge(&answer)?;
+            self.acknowledge_again(&answer)?;
+            self.resume = None;
         } else {
-            let mut ledger = self.board.ledger.borrow_mut();
-            for stanza in &self.queue {
-                if let Stanza::Message { number, .. } = stanza {
-                    ledger.sent_blindly(self.index, *number);
-                }
+            self.give_up();
+        }
+        Ok(false)
+    }
+
+    /// The session is gone, and nobody knows what the server has of the queue.
+    fn give_up(&mut self) {
+        self.resume = None;
+        let mut ledger = self.board.ledger.borrow_mut();
+        for stanza in &self.queue {
+            if let Stanza::Message { number, .. } = stanza {
+                ledger.sent_blindly(self.index, *number);
             }
         }
-        self.resume = None;
-        Ok(false)
     }
 
     /// Begins a session, and sends again what the one before left.
@@ -269,17 +285,26 @@ impl Client {
         ledger.seen(self.index, self.connection, seen);
     }
 
+    /// Like [`Self::acknowledge`], after the connection had broken. A server that has forgotten what
+    /// it acknowledged counts on from less. What it acknowledged is not sent again: nobody keeps it.
+    fn acknowledge_again(&mut self, element: &Element) -> Result<(), Fault> {
+        let back = self.acknowledged.wrapping_sub(h(element)?);
+        // Otherwise it is a larger number, as it should be.
+        if (1..1 << 31).contains(&back) {
+            self.acknowledged = self.acknowledged.wrapping_sub(back);
+            self.board.ledger.borrow_mut().taken_back(u64::from(back));
+        }
+        self.acknowledge(element)
+    }
+
     /// Takes what the server has accepted off the queue.
     fn acknowledge(&mut self, element: &Element) -> Result<(), Fault> {
-        let wrong = |what: &str| Fault::Wrong(format!("<{}/> {what}", element.name()));
-        let h: u32 = element
-            .attr("h")
-            .and_then(|h| h.parse().ok())
-            .ok_or_else(|| wrong("has no number of stanzas"))?;
+        let h = h(element)?;
         let count = h.wrapping_sub(self.acknowledged) as usize;
         if count > self.queue.len() {
-            return Err(wrong(&format!(
-                "has h={h}, of {} that were acknowledged and {} that were not",
+            return Err(Fault::Wrong(format!(
+                "<{}/> has h={h}, of {} that were acknowledged and {} that were not",
+                element.name(),
                 self.acknowledged,
                 self.queue.len()
             )));
@@ -293,6 +318,12 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// The number of stanzas in an element of stream management.
+fn h(element: &Element) -> Result<u32, Fault> {
+    let h = element.attr("h").and_then(|h| h.parse().ok());
+    h.ok_or_else(|| Fault::Wrong(format!("<{}/> has no number of stanzas", element.name())))
 }
 
 /// The name of a client's account.

@@ -56,6 +56,8 @@ pub(crate) struct Tally {
     pub(crate) out_of_order: u64,
     /// Messages that were stored twice although the client sent again only what it was told to.
     pub(crate) stored_twice: u64,
+    /// Stanzas that the server had acknowledged and did not know of when the session was resumed.
+    pub(crate) taken_back: u64,
     /// Copies that came after the recipient's stream had broken, which is allowed.
     pub(crate) redelivered: u64,
     /// Messages that were never sent, or not to whom they came.
@@ -95,6 +97,11 @@ impl Ledger {
     /// A message is sent again although nobody knows whether the server has it.
     pub(super) fn sent_blindly(&mut self, from: usize, number: usize) {
         self.senders[from][number].is_blind = true;
+    }
+
+    /// The server takes back so many acknowledgements.
+    pub(super) fn taken_back(&mut self, count: u64) {
+        self.tally.taken_back += count;
     }
 
     /// A message came back as an error.

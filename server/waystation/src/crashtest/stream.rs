@@ -32,6 +32,9 @@ pub(super) enum Fault {
     /// It broke, which a killed server explains.
     #[error("the connection broke: {0}")]
     Broken(String),
+    /// The server ended it with a stream error.
+    #[error("the server ended the stream: {0}")]
+    Ended(String),
     /// The server does what it must not do.
     #[error("{0}")]
     Wrong(String),
@@ -128,8 +131,7 @@ impl Connection {
             if let Some(incoming) = self.arrived.pop_front() {
                 return match incoming {
                     Incoming::Element(error) if error.is("error", STREAMS) => {
-                        let condition = error.children().next().map_or("none", Element::name).to_owned();
-                        Err(Fault::Broken(format!("stream error {condition}")))
+                        Err(Fault::Ended(error.children().next().map_or("none", Element::name).to_owned()))
                     }
                     incoming => Ok(incoming),
                 };
