@@ -8,6 +8,7 @@ mod accounts;
 mod arguments;
 mod config;
 mod crashtest;
+mod offline;
 mod output;
 mod password;
 mod sessions;
@@ -79,6 +80,12 @@ fn dispatch(command: Command, settings: Settings) -> Result<Outcome, CliError> {
     match command {
         Command::Serve(more) => return Ok(Outcome::Serve(Box::new(load(settings.and(more))?))),
         Command::Config(command) => config::run(command, settings)?,
+        Command::Queue(command) => {
+            offline::queue(&command, &load(settings.and(command.settings().clone()))?.config)?;
+        }
+        Command::Archive(command) => {
+            offline::archive(&command, &load(settings.and(command.settings().clone()))?.config)?;
+        }
         Command::Crashtest(command) => return Ok(Outcome::Exit(crashtest::run(&command, &settings)?)),
         Command::Admin(command) => {
             let loaded = load(settings.and(command.settings().clone()))?;

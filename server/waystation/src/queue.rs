@@ -15,7 +15,7 @@ use waystation_route::{Intake, Router};
 use waystation_storage::DataDir;
 
 /// Its folder in the data folder.
-const FOLDER: &str = "queue";
+pub(crate) const FOLDER: &str = "queue";
 
 /// Opens the queue of a data folder.
 ///

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use waystation_config::{Config, Engine};
 use waystation_storage::{DataDir, OpenError};
@@ -86,7 +87,7 @@ impl Access {
                     .to_owned(),
             ));
         }
-        self.check_folder(request)?;
+        check_folder(folder, matches!(request, Request::AddUsers { .. }))?;
         // A lock that is held although nobody answers: the server starts or stops just now.
         let data_dir = DataDir::lock(folder).map_err(|error| match error {
             OpenError::Locked { pid, .. } => {
@@ -105,38 +106,33 @@ impl Access {
             .map_err(|error| CliError::Unreachable(error.to_string()))?;
         Ok(Reached::Folder(folder, system))
     }
+}
 
-    /// Only adding accounts makes a folder, and only its owner works in it: files of another user
-    /// would keep the server from starting.
-    fn check_folder(&self, request: &Request) -> Result<(), CliError> {
-        let folder = &self.config.data_dir;
-        match folder.metadata() {
-            Ok(found) => {
-                let (owner, own) = (found.uid(), nix::unistd::geteuid().as_raw());
-                if owner == own {
-                    return Ok(());
-                }
-                Err(CliError::Unreachable(format!(
-                    "the data folder {} belongs to user {owner}, and this is user {own}; run this as that user: \
+/// Only adding accounts makes a folder, and only its owner works in it: files of another user
+/// would keep the server from starting.
+pub(super) fn check_folder(folder: &Path, may_be_made: bool) -> Result<(), CliError> {
+    match folder.metadata() {
+        Ok(found) => {
+            let (owner, own) = (found.uid(), nix::unistd::geteuid().as_raw());
+            if owner == own {
+                return Ok(());
+            }
+            Err(CliError::Unreachable(format!(
+                "the data folder {} belongs to user {owner}, and this is user {own}; run this as that user: \
                      sudo -u '#{owner}' waystation ...",
-                    folder.display()
-                )))
-            }
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && matches!(request, Request::AddUsers { .. }) =>
-            {
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(CliError::Unreachable(format!(
-                "there is no data folder {}; it is made when the server is first started or an account is first \
-                 added. If the server has another one, name it with --config, --set or --data-dir",
                 folder.display()
-            ))),
-            Err(error) => Err(CliError::Unreachable(format!(
-                "the data folder {} cannot be used: {error}",
-                folder.display()
-            ))),
+            )))
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_made => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(CliError::Unreachable(format!(
+            "there is no data folder {}; it is made when the server is first started or an account is first \
+                 added. If the server has another one, name it with --config, --set or --data-dir",
+            folder.display()
+        ))),
+        Err(error) => Err(CliError::Unreachable(format!(
+            "the data folder {} cannot be used: {error}",
+            folder.display()
+        ))),
     }
 }
 

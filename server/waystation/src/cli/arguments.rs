@@ -14,8 +14,10 @@ Examples:
   waystation --set 'listen.c2s=[\"0.0.0.0:5222\"]'  override a key; VALUE is TOML
   waystation config check --config my.toml       say what is wrong with a file
   waystation session list                        who is connected
+  waystation crashtest                           see for yourself that nothing is lost
 
-Commands other than serve work beside a running server, by the socket in its data folder, and on
+The queue and archive commands need the data folder for themselves: stop the server first. crashtest
+uses neither a server nor a folder of yours, and has exit codes of its own. Other commands work beside a running server, by the socket in its data folder, and on
 the data folder itself when no server runs. They find the folder as the server does: give them
 the same --config, --set or --data-dir.
 
@@ -91,6 +93,12 @@ pub(super) enum Command {
     /// Checks and shows the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Repairs the queue of a data folder, and tells what waits in it
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Writes archives out
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
     /// Kills a throw-away server again and again, and counts what was lost
     #[command(after_help = CRASHTEST)]
     Crashtest(Crashtest),
@@ -295,6 +303,67 @@ pub(super) struct Status {
     /// Writes JSON
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+/// What is done with the queue of a data folder.
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueCommand {
+    /// Sets damaged parts aside, so that the server starts again, and says what was lost
+    #[command(after_help = "\
+What is damaged is copied to files damaged-* in the folder \"queue\" before anything is changed, and the
+report names all of it. A queue without damage is left as it is. The server must be stopped.")]
+    Repair(Settings),
+    /// Says how much waits in the queue; the server must be stopped
+    Stats(QueueStats),
+}
+
+impl QueueCommand {
+    /// The options behind the command.
+    pub(super) fn settings(&self) -> &Settings {
+        match self {
+            Self::Repair(settings) => settings,
+            Self::Stats(command) => &command.settings,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QueueStats {
+    /// Writes JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+/// What is done with archives.
+#[derive(Debug, Subcommand)]
+pub(super) enum ArchiveCommand {
+    /// Writes the archive of an account as XML (XEP-0227); the server must be stopped
+    #[command(after_help = "\
+Examples:
+  waystation archive export ann@localhost > ann.xml
+  waystation archive export ann@localhost --output ann.xml")]
+    Export(ExportArchive),
+}
+
+impl ArchiveCommand {
+    /// The options behind the command.
+    pub(super) fn settings(&self) -> &Settings {
+        let Self::Export(command) = self;
+        &command.settings
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArchive {
+    /// The account, such as ann@localhost
+    pub(super) account: String,
+    /// Writes to this file, which appears when it is whole; else to standard output
+    #[arg(long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
     #[command(flatten)]
     pub(super) settings: Settings,
 }
