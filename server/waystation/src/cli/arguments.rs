@@ -16,9 +16,10 @@ Examples:
   waystation session list                        who is connected
   waystation crashtest                           see for yourself that nothing is lost
 
-The queue and archive commands need the data folder for themselves: stop the server first. crashtest
-uses neither a server nor a folder of yours, and has exit codes of its own. Other commands work beside a running server, by the socket in its data folder, and on
-the data folder itself when no server runs. They find the folder as the server does: give them
+The queue and archive commands need the data folder for themselves: stop the server first.
+crashtest uses neither a server nor a folder of yours, and has exit codes of its own.
+The other commands but serve work beside a running server, by the socket in its data folder, and
+on the data folder itself when no server runs. All find the folder as the server does: give them
 the same --config, --set or --data-dir.
 
 Exit codes:
