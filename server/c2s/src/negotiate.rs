@@ -23,7 +23,7 @@ use crate::context::C2s;
 use crate::resume::{self, Resumed};
 use crate::sasl;
 use crate::session::client_state::NS_CLIENT_STATE;
-use crate::session::stream_management::NS_STREAM_MANAGEMENT;
+use crate::session::stream_management::{NS_STREAM_MANAGEMENT, failed};
 use crate::session::{Session, Start};
 use crate::stream::{Failure, Stream};
 
@@ -192,6 +192,16 @@ async fn pre_auth_stream(
                     return Err(StreamCondition::PolicyViolation.into());
                 }
                 pre_auth_iq(stream, shared, &host, &element, tls_first).await?;
+            }
+            // XEP-0198 3: the order is enforced with an answer.
+            (_, NS_STREAM_MANAGEMENT) => {
+                iqs += 1;
+                if iqs > MAX_PRE_AUTH_IQS {
+                    return Err(StreamCondition::PolicyViolation.into());
+                }
+                let mut refused = Vec::new();
+                failed(Condition::UnexpectedRequest, None).write(&mut refused, "jabber:client");
+                stream.send(&refused).await?;
             }
             // RFC 6120 4.9.3.12: stanzas before authentication.
             ("message" | "presence", "jabber:client") => return Err(StreamCondition::NotAuthorized.into()),

@@ -85,6 +85,11 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// What is stored already.
+    pub fn at(position: RecordId) -> Self {
+        Self { position: AtomicU64::new(position.0), waker: Mutex::default() }
+    }
+
     /// The position (1 for a mark, which has none), once it is stored.
     pub fn get(&self) -> Option<RecordId> {
         let position = self.position.load(Ordering::Acquire);

@@ -124,6 +124,32 @@ pub enum ResumeError {
     Unavailable,
 }
 
+/// What a number means that a client acknowledges (XEP-0198 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// So many stanzas more than before, perhaps none.
+    More(u64),
+    /// Fewer than before: an old number that was overtaken, or a client that counts wrong. What
+    /// was acknowledged stays so.
+    Fewer,
+    /// More than were sent (section 6).
+    TooMany,
+}
+
+/// Reads an acknowledgement, which counts modulo 2^32, where `confirmed` of `sent` stanzas were
+/// acknowledged before.
+pub fn acknowledged(h: u32, confirmed: u64, sent: u64) -> Acknowledged {
+    let more = u64::from(h.wrapping_sub(confirmed as u32));
+    let fewer = u64::from((confirmed as u32).wrapping_sub(h));
+    if more <= sent - confirmed {
+        Acknowledged::More(more)
+    } else if fewer < more && fewer <= confirmed {
+        Acknowledged::Fewer
+    } else {
+        Acknowledged::TooMany
+    }
+}
+
 /// The queue of a session's notes.
 pub fn note_queue(key: u128) -> QueueName {
     format!("s/{key:032x}").into()
@@ -283,6 +309,37 @@ mod tests {
             matches!(StreamRow::parse(&ended.to_bytes()), Some(StreamRow::Ended(at)) if at == UNIX_EPOCH + Duration::from_secs(77))
         );
         assert!(StreamRow::parse(b"<x/>").is_none() && StreamRow::parse(b"").is_none());
+    }
+
+    #[test]
+    fn xep_0198_4_numbers_wrap_at_2_to_the_32nd() {
+        use Acknowledged::{Fewer, More, TooMany};
+        const WRAP: u64 = 1 << 32;
+        for (h, confirmed, sent, expected) in [
+            (0, 0, 0, More(0)),
+            (2, 0, 2, More(2)),
+            (3, 0, 2, TooMany),
+            // Nothing was acknowledged yet: these cannot be old numbers.
+            (u32::MAX, 0, 2, TooMany),
+            (1 << 31, 0, 2, TooMany),
+            (u32::MAX, 1, 2, TooMany),
+            (0, 1, 2, Fewer),
+            (4, 5, 5, Fewer),
+            (0, 5, 9, Fewer),
+            (6, 5, 5, TooMany),
+            // Over the edge.
+            (u32::MAX, WRAP - 1, WRAP - 1, More(0)),
+            (0, WRAP - 1, WRAP, More(1)),
+            (4, WRAP - 3, WRAP + 4, More(7)),
+            (5, WRAP - 3, WRAP + 4, TooMany),
+            (u32::MAX, WRAP + 1, WRAP + 1, Fewer),
+            (2, WRAP + 1, WRAP + 1, TooMany),
+            (1 << 31, WRAP + 1, WRAP + 1, TooMany),
+            (0, 7 * WRAP, 7 * WRAP + 1, More(0)),
+            (1, 7 * WRAP, 7 * WRAP + 1, More(1)),
+        ] {
+            assert_eq!(acknowledged(h, confirmed, sent), expected, "{h} after {confirmed} of {sent}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! server's memory and file descriptors, and its log.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+pub mod managed;
 pub mod openssl;
 pub mod statistics;
 

@@ -19,7 +19,9 @@ use waystation_core::storage::StorageError;
 use waystation_core::xml::Frame;
 use waystation_core::{Condition, Element, Stanza, StreamCondition, StreamError};
 use waystation_route::intake::{Item, Stored};
-use waystation_route::stream::{Detachment, Note, key_text, note_queue, write_note};
+use waystation_route::stream::{
+    Acknowledged, Detachment, Note, acknowledged, key_text, note_queue, write_note,
+};
 use waystation_route::{AccountMail, Receipts};
 use waystation_runtime::{after_others, wheel};
 use waystation_transport::Connection;
@@ -220,18 +222,18 @@ impl Link {
     fn acknowledged(&mut self, h: u32) {
         let Some(management) = &mut self.management else { return };
         management.asked = false;
-        let new = h.wrapping_sub(management.confirmed as u32);
-        if u64::from(new) > management.sent - management.confirmed {
-            if new > u32::MAX / 2 {
-                // Less than before: an old acknowledgement that was overtaken, or a client that
-                // counts wrong. What was acknowledged stays so.
+        let new = match acknowledged(h, management.confirmed, management.sent) {
+            Acknowledged::More(new) => new,
+            Acknowledged::Fewer => {
                 tracing::debug!(session = %self.jid, h, "an acknowledgement went backwards");
                 return;
             }
-            let error = too_high(h, management.sent);
-            return self.finish_with(End::Error(error));
-        }
-        management.confirmed += u64::from(new);
+            Acknowledged::TooMany => {
+                let error = too_high(h, management.sent);
+                return self.finish_with(End::Error(error));
+            }
+        };
+        management.confirmed += new;
         let (mut bytes, mut items, mut last) = (0, 0, None);
         for kept in management.kept.drain(..new as usize) {
             if kept.charged {
@@ -246,8 +248,10 @@ impl Link {
         }
         let confirmed = management.confirmed;
         let mut spent = Vec::new();
-        while let Some((number, stored)) = management.notes.front()
-            && *number <= confirmed
+        // The newest of them stays: a record may outlive its note, when another session has not
+        // acknowledged it or the server dies first, and is not given to this session again.
+        while management.notes.get(1).is_some_and(|(number, _)| *number <= confirmed)
+            && let Some((_, stored)) = management.notes.front()
             && let Some(id) = stored.get()
         {
             spent.push(id);
@@ -352,6 +356,13 @@ impl Link {
         if !management.asked && !management.kept.is_empty() {
             management.asked = true;
             conn.queue_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
+        }
+        // What is on credit is bounded by that. Answers to the client itself and what was kept
+        // from before a resumption are not, and there may be as many of them.
+        if management.kept.len() > 2 * self.shared.limits.outbound_stanzas {
+            let error = StreamError::new(StreamCondition::PolicyViolation)
+                .with_text("the client does not acknowledge what it is sent");
+            self.finish_with(End::Error(error));
         }
     }
 

@@ -36,8 +36,9 @@ impl AccountRoute {
         request.result(None)
     }
 
-    /// Copies of a message that the account received; `given` are the sessions that got it.
-    pub(super) fn carbons_of_received(&mut self, id: RecordId, stanza: &Stanza, given: &[SessionId]) {
+    /// Copies of a message that the account received; `given` are the sessions that got it. A chat
+    /// state is in no queue and is copied all the same (9.2).
+    pub(super) fn carbons_of_received(&mut self, id: Option<RecordId>, stanza: &Stanza, given: &[SessionId]) {
         let others = self.carbon_sessions(stanza, |session| !given.contains(&session));
         if !others.is_empty() && eligible(stanza) {
             self.copy(id, stanza, "received", &others);
@@ -51,7 +52,7 @@ impl AccountRoute {
         let sender = sender.map(|session| session.id);
         let others = self.carbon_sessions(stanza, |session| Some(session) != sender);
         if !others.is_empty() && eligible(stanza) {
-            self.copy(id, &self.with_stanza_id(id, stanza), "sent", &others);
+            self.copy(Some(id), &self.with_stanza_id(id, stanza), "sent", &others);
         }
     }
 
@@ -86,10 +87,10 @@ impl AccountRoute {
         self.sessions.iter().filter(|s| s.carbons && wanted(s.id)).map(|s| s.id).collect()
     }
 
-    fn copy(&mut self, id: RecordId, stanza: &Stanza, direction: &str, to: &[SessionId]) {
+    fn copy(&mut self, id: Option<RecordId>, stanza: &Stanza, direction: &str, to: &[SessionId]) {
         for session in to {
             if let Some(copy) = self.carbon(stanza, direction, *session) {
-                self.give(*session, &copy, Some(id));
+                self.give(*session, &copy, id);
             }
         }
     }

@@ -19,7 +19,8 @@ use crate::intake::Item;
 use crate::mail::SessionMail;
 use crate::receipt::Receipts;
 use crate::stream::{
-    Detachment, ENDED_FOR, ResumeError, ResumeRequest, Resumption, STREAMS, StreamRow, note_queue, row_key,
+    Acknowledged, Detachment, ENDED_FOR, Note, ResumeError, ResumeRequest, Resumption, STREAMS, StreamRow,
+    acknowledged, note_queue, row_key,
 };
 
 /// What makes a session resumable.
@@ -36,6 +37,8 @@ pub(super) struct Detached {
     sent: usize,
     bytes: usize,
     until: Instant,
+    /// It is known from the store alone: the server was restarted.
+    restored: bool,
     /// After a restart: the numbers under which records were sent, as far as they were noted.
     numbers: HashMap<RecordId, u64>,
     /// After a restart: records up to this one were sent, or were not for this session.
@@ -50,6 +53,8 @@ pub(super) struct StoredStream {
     pub(super) accepted: u64,
     /// What was sent: numbers and records.
     pub(super) sent: Vec<(u64, RecordId)>,
+    /// The notes that say so.
+    pub(super) notes: VecDeque<Note>,
 }
 
 /// Most ended sessions of an account whose numbers it can still be told.
@@ -87,16 +92,18 @@ impl Detached {
 
     /// What the client says that it has received is taken away.
     fn confirm(&mut self, h: u32) -> Result<Option<RecordId>, ResumeError> {
-        if !self.numbers.is_empty() || self.sent == 0 {
+        if self.restored {
             return Ok(self.confirm_restored(h));
         }
-        let confirmed = h.wrapping_sub(self.state.confirmed as u32) as usize;
-        if confirmed > self.sent {
-            let sent = self.state.confirmed + self.sent as u64;
-            return Err(ResumeError::TooHigh { h, sent });
-        }
-        let last = self.state.unconfirmed.drain(..confirmed).filter_map(|(_, record)| record).last();
-        self.state.confirmed += confirmed as u64;
+        let sent = self.state.confirmed + self.sent as u64;
+        let new = match acknowledged(h, self.state.confirmed, sent) {
+            Acknowledged::More(new) => new,
+            // What was acknowledged is not sent again.
+            Acknowledged::Fewer => 0,
+            Acknowledged::TooMany => return Err(ResumeError::TooHigh { h, sent }),
+        };
+        let last = self.state.unconfirmed.drain(..new as usize).filter_map(|(_, record)| record).last();
+        self.state.confirmed += new;
         Ok(last)
     }
 
@@ -229,16 +236,26 @@ impl AccountRoute {
             return;
         }
         let bytes = state.unconfirmed.iter().map(|(stanza, _)| stanza.len()).sum();
+        // What is kept over a resumption counts against no credit: without a bound it would grow
+        // with each one of a client that never acknowledges anything.
+        let config = &self.router.config;
+        let too_much =
+            state.unconfirmed.len() > 2 * config.detached_stanzas || bytes > 2 * config.detached_bytes;
         let detached = Detached {
             sent: state.sent,
             bytes,
             until: Instant::now() + resumable.max,
+            restored: false,
             numbers: HashMap::new(),
             had: RecordId(0),
             state,
         };
         let handle = &mut self.handles[index];
         handle.link = Link::Detached(Box::new(detached));
+        if too_much {
+            tracing::info!(account = %self.account, "a session ended: its client acknowledged too little");
+            return self.end_detached(id);
+        }
         if let Some((request, reply)) = handle.resuming.take() {
             return self.resume(request, reply);
         }
@@ -313,6 +330,8 @@ impl AccountRoute {
         if !matches!(self.state, State::Live(_)) {
             return Some((reply, Err(ResumeError::Unknown(None))));
         }
+        // One whose time is over has ended, whether that was noticed yet or not.
+        self.expire_detached();
         let key = request.key;
         let found = self.handles.iter().position(|h| h.resumable.is_some_and(|r| r.key == key));
         let Some(index) = found else {
@@ -365,7 +384,7 @@ impl AccountRoute {
     /// Brings back the sessions that were stored.
     pub(super) fn restore_streams(&mut self, streams: Vec<StoredStream>) {
         let now = SystemTime::now();
-        for StoredStream { key, row, accepted, sent } in streams {
+        for StoredStream { key, row, accepted, sent, notes } in streams {
             match row {
                 StreamRow::Ended(until) if until > now => self.ended.push(key),
                 StreamRow::Ended(_) => self.forget_stream(Resumable { key, max: Duration::ZERO }, false),
@@ -387,12 +406,12 @@ impl AccountRoute {
                         received: accepted,
                         receipts: Receipts::default(),
                         marked: accepted,
-                        notes: VecDeque::new(),
+                        notes,
                         lang: None,
                     });
                     let numbers = sent.into_iter().map(|(number, id)| (id, number)).collect();
                     let until = self.router.started + max;
-                    let detached = Detached { state, sent: 0, bytes: 0, until, numbers, had };
+                    let detached = Detached { state, sent: 0, bytes: 0, until, restored: true, numbers, had };
                     let handle = Handle {
                         resumable: Some(Resumable { key, max }),
                         ..Handle::new(id, Link::Detached(Box::new(detached)))

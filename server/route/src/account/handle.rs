@@ -269,11 +269,15 @@ impl AccountRoute {
             Delivery::Ignore | Delivery::Store => {}
             Delivery::Bounce => self.refuse(&stanza, &Condition::ServiceUnavailable.into()),
             Delivery::To(targets) => {
-                let mut delivered = false;
+                let mut given = Vec::new();
                 for id in targets {
-                    delivered |= self.give(id, &stanza, None);
+                    if self.give(id, &stanza, None) {
+                        given.push(id);
+                    }
                 }
-                if !delivered && !is_ephemeral(&stanza) && !self.leaving.is_empty() {
+                if !given.is_empty() {
+                    self.carbons_of_received(None, &stanza, &given);
+                } else if !is_ephemeral(&stanza) && !self.leaving.is_empty() {
                     // The sessions are leaving; once they have, the rules are asked again.
                     return Some(AccountMail::Inbound(stanza, origin));
                 }

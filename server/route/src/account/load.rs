@@ -3,6 +3,7 @@
 //! What must hold: mail is handled only when all is there; what the queue held at the start is
 //! found before newer records are handled, and none of it is handled twice.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use waystation_core::Jid;
@@ -12,7 +13,7 @@ use waystation_core::storage::{ScanRange, StorageError};
 
 use super::detached::StoredStream;
 use super::{AccountRoute, State};
-use crate::intake::account_queue;
+use crate::intake::{Stored, account_queue};
 use crate::mail::AccountMail;
 use crate::router::Router;
 use crate::stream::{STREAMS, StreamRow, note_queue, parse_key, read_note, row_prefix};
@@ -89,13 +90,17 @@ async fn streams(router: &Arc<Router>, account: &Jid) -> Result<Vec<StoredStream
         };
         let backend = router.intake.backend();
         let accepted = backend.mark(key).await.map_err(queue_error)?.unwrap_or(0);
-        let mut sent = Vec::new();
+        let (mut sent, mut noted) = (Vec::new(), VecDeque::new());
         if matches!(row, StreamRow::Resumable { .. }) {
             let notes =
                 backend.read(note_queue(key), None, MAX_NOTES, usize::MAX).await.map_err(queue_error)?;
-            sent.extend(notes.iter().flat_map(|note| read_note(&note.payload).collect::<Vec<_>>()));
+            for note in notes {
+                sent.extend(read_note(&note.payload));
+                let last = sent.last().map_or(0, |(number, _)| *number);
+                noted.push_back((last, Arc::new(Stored::at(note.id))));
+            }
         }
-        streams.push(StoredStream { key, row, accepted, sent });
+        streams.push(StoredStream { key, row, accepted, sent, notes: noted });
     }
     Ok(streams)
 }

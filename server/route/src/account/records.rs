@@ -306,7 +306,7 @@ impl AccountRoute {
                     return Some(AccountMail::Record(id, stanza, at));
                 }
                 self.archive(id, &stanza, at);
-                self.carbons_of_received(id, &copy, &given);
+                self.carbons_of_received(Some(id), &copy, &given);
                 self.finish(id);
             }
         }
