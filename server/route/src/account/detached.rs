@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use waystation_core::account::LiveSession;
 use waystation_core::queue::{Mark, RecordId};
 use waystation_core::storage::{Batch, Durability, StorageError};
-use waystation_core::{PresenceType, SessionId, Stanza, StanzaType};
+use waystation_core::{PresenceType, SessionId, Stanza, StanzaType, StreamError};
 
 use super::{AccountRoute, Handle, Link, State};
 use crate::intake::Item;
@@ -230,10 +230,7 @@ impl AccountRoute {
         let Some(index) = self.handles.iter().position(|handle| handle.id == id) else { return };
         let Some(resumable) = self.handles[index].resumable else { return self.unbind(id) };
         if self.server_stops() {
-            // It is resumed from the store by the next server.
-            self.handles.remove(index);
-            self.sessions.remove(id);
-            return;
+            return self.put_by(id);
         }
         let bytes = state.unconfirmed.iter().map(|(stanza, _)| stanza.len()).sum();
         // What is kept over a resumption counts against no credit: without a bound it would grow
@@ -260,6 +257,32 @@ impl AccountRoute {
             return self.resume(request, reply);
         }
         self.limit_detached();
+    }
+
+    /// When the server stops, a session that may be resumed is not over; false for all others.
+    pub(super) fn leave_to_the_next_server(&mut self, id: SessionId, error: &StreamError) -> bool {
+        let Some(handle) = self.handles.iter().find(|handle| handle.id == id) else { return false };
+        if !self.server_stops() || handle.resumable.is_none() {
+            return false;
+        }
+        match &handle.link {
+            Link::Live(outlet) => {
+                // Gone: it has lost its connection, and says so by mail as well.
+                let _ = outlet.offer_control(SessionMail::Close(error.clone()));
+                self.wait_for(id);
+            }
+            Link::Detached(_) => self.put_by(id),
+        }
+        true
+    }
+
+    /// A session is forgotten here, and resumed from the store by the next server.
+    fn put_by(&mut self, id: SessionId) {
+        let Some(index) = self.handles.iter().position(|handle| handle.id == id) else { return };
+        self.sessions.remove(id);
+        for record in self.handles.remove(index).held {
+            self.release(record, false);
+        }
     }
 
     /// The oldest sessions beyond the limit end.

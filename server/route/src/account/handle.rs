@@ -58,7 +58,9 @@ impl AccountRoute {
             }
             AccountMail::Close(which, error) => {
                 for id in self.which(&which) {
-                    self.close_session(id, error.clone());
+                    if !self.leave_to_the_next_server(id, &error) {
+                        self.close_session(id, error.clone());
+                    }
                 }
             }
             AccountMail::Describe(reply) => {
@@ -296,7 +298,18 @@ impl AccountRoute {
     fn iq(&mut self, stanza: Stanza, origin: Option<SessionId>) -> Option<AccountMail> {
         let request = matches!(stanza.stanza_type(), StanzaType::Iq(IqType::Get | IqType::Set));
         let State::Live(presence) = &mut self.state else {
-            if request {
+            if request && stanza.to().is_some_and(|to| to.is_bare()) {
+                // The services answer as they answer a stranger of an account that exists.
+                let asked = Asked {
+                    scope: Scope::Account,
+                    target: self.account.clone(),
+                    relation: Relation::Stranger,
+                    session: origin,
+                    available: false,
+                };
+                let router = self.router.clone();
+                self.router.iqs.answer(stanza, asked, move |reply| router.route_own(reply));
+            } else if request {
                 self.refuse(&stanza, &Condition::ServiceUnavailable.into());
             }
             return None;
