@@ -25,7 +25,7 @@ async fn unanswered(client: &mut Client, count: usize) -> Vec<String> {
     let mut bodies = Vec::new();
     while bodies.len() < count {
         let what = format!("message {} of {count}", bodies.len() + 1);
-        bodies.extend(body(&client.next(&what).await.unwrap()));
+        bodies.extend(body(&client.raw().next_element(&what).await.unwrap()));
     }
     bodies
 }
@@ -148,7 +148,7 @@ async fn p2_stored_messages_wait_for_a_client_that_confirms_them() {
         let mut juliet = login(&server, "juliet", "plain").await;
         juliet.send("<presence/>").await.unwrap();
         assert_eq!(unanswered(&mut juliet, 10).await, numbers(0..10), "round {round}");
-        while !is_ping(&juliet.next("the server's ping").await.unwrap()) {}
+        while !is_ping(&juliet.raw().next_element("the server's ping").await.unwrap()) {}
         juliet.reset().unwrap();
         let mut juliet = Managed::login(&server, "juliet", "managed").await;
         juliet.send("<presence/>").await;
@@ -165,7 +165,7 @@ async fn p2_stored_messages_wait_for_a_client_that_confirms_them() {
     juliet.send("<presence/>").await.unwrap();
     assert_eq!(unanswered(&mut juliet, 10).await, numbers(0..10));
     loop {
-        let stanza = juliet.next("the server's ping").await.unwrap();
+        let stanza = juliet.raw().next_element("the server's ping").await.unwrap();
         if is_ping(&stanza) {
             let id = stanza.attr("id").unwrap();
             juliet.send(format!("<iq type='result' to='localhost' id='{id}'/>")).await.unwrap();

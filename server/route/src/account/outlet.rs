@@ -72,6 +72,11 @@ impl AccountRoute {
             Given::Taken => {
                 if let Some(record) = record {
                     self.records.hold(record, stanza.len());
+                } else if is_presence(stanza)
+                    && let Some(handle) = self.handles.iter_mut().find(|handle| handle.id == id)
+                {
+                    // An older one that still waits for room must not come after it.
+                    handle.late.retain(|older| older.from() != stanza.from());
                 }
                 return true;
             }
