@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use waystation_core::account::{Effects, LiveSession, Relation};
 use waystation_core::module::Scope;
 use waystation_core::{
-    Condition, IqType, Kind, PresenceType, SessionId, Stanza, StanzaType, StreamCondition, StreamError,
+    Condition, IqType, Kind, MessageType, PresenceType, SessionId, Stanza, StanzaType, StreamCondition,
+    StreamError,
 };
 
 use super::carbons::NS_CARBONS;
@@ -262,6 +263,11 @@ impl AccountRoute {
 
     /// A message that nothing keeps: of a class that may be lost.
     fn message(&mut self, stanza: Stanza, origin: Option<SessionId>) -> Option<AccountMail> {
+        if self.is_draining() && stanza.stanza_type() != StanzaType::Message(MessageType::Error) {
+            // It would overtake what waited; nothing keeps it, and a moment ago nobody was there
+            // to take it.
+            return None;
+        }
         let delivery = match self.state {
             State::Live(_) => delivery::message(&self.sessions, &stanza),
             _ => delivery::message_to_nobody(&stanza),
