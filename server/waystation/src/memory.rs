@@ -23,14 +23,17 @@ const INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) fn give_back(arbiters: &Arbiters) {
     for index in 0..arbiters.count() {
         // False only while the server stops.
-        arbiters.spawn_on(index, async {
-            let mut interval = tokio::time::interval(INTERVAL);
-            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                interval.tick().await;
-                collect();
-            }
-        });
+        arbiters.spawn_on(index, give_back_here());
+    }
+}
+
+/// Makes the thread that polls this give memory back; it never ends.
+pub(crate) async fn give_back_here() {
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        collect();
     }
 }
 

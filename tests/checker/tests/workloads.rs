@@ -65,7 +65,7 @@ async fn w1_kill9() {
 }
 
 #[tokio::test]
-#[ignore = "the server does not implement stream management yet"]
+#[ignore = "takes three minutes: cargo test -p waystation-checker --test workloads -- --ignored"]
 async fn w1_kill9_200() {
     let options = Options::new(Workload::Chat, Nemesis::Kill, 200, 1, server_config(None));
     passes(options).await;

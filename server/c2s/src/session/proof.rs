@@ -52,21 +52,21 @@ impl Proof {
 impl Link {
     /// Asks the client to answer when there is something to prove.
     pub(super) fn ask_for_proof(&mut self, cx: &mut Context<'_>) {
-        let proof = &mut self.proof;
-        let (Some(last), None) = (proof.last(), proof.asked) else { return };
-        let since = *proof.since.get_or_insert_with(|| {
+        let state = &mut self.proof;
+        let (Some(last), None) = (state.last(), state.asked) else { return };
+        let since = *state.since.get_or_insert_with(|| {
             wheel::wake_after(ASK_AFTER_TIME, cx.waker().clone());
             Instant::now()
         });
         // What waited for this session is asked about at once: a connection that does not last
         // would get it again and again.
-        let first = proof.pings == 0;
-        if !first && proof.flushed.len() < ASK_AFTER && since.elapsed() < ASK_AFTER_TIME {
+        let first = state.pings == 0;
+        if !first && state.flushed.len() < ASK_AFTER && since.elapsed() < ASK_AFTER_TIME {
             return;
         }
-        proof.pings += 1;
-        proof.asked = Some((proof.pings, last));
-        let id = format!("{PING_ID}{}-{}", self.id.0, proof.pings);
+        state.pings += 1;
+        state.asked = Some((state.pings, last));
+        let id = format!("{PING_ID}{}-{}", self.id.0, state.pings);
         self.replies.push(Stanza::build(
             StanzaType::Iq(IqType::Get),
             Some(self.jid.to_domain()),
@@ -79,18 +79,15 @@ impl Link {
     /// The client has answered a ping.
     pub(super) fn pong(&mut self, id: &str) {
         let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
-        let Some((asked, last)) = self.proof.asked.filter(|(asked, _)| Some(*asked) == number) else {
-            return;
-        };
-        debug_assert_eq!(Some(asked), number);
-        let proof = &mut self.proof;
-        proof.asked = None;
-        proof.since = None;
-        while proof.flushed.front().is_some_and(|record| *record <= last) {
-            proof.flushed.pop_front();
+        let state = &mut self.proof;
+        let Some((_, last)) = state.asked.filter(|(asked, _)| Some(*asked) == number) else { return };
+        state.asked = None;
+        state.since = None;
+        while state.flushed.front().is_some_and(|record| *record <= last) {
+            state.flushed.pop_front();
         }
-        if proof.flushed.is_empty() {
-            proof.flushed = VecDeque::new();
+        if state.flushed.is_empty() {
+            state.flushed = VecDeque::new();
         }
         self.shared.router.control(&self.bare, AccountMail::Confirmed(self.id, last));
     }
