@@ -126,8 +126,8 @@ impl Client {
         self.raw.send(xml).await
     }
 
-    /// The next stanza, whatever it is. Pings of the server are answered, as any client does,
-    /// and not shown.
+    /// The next stanza, whatever it is. Requests of the server are answered, as any client
+    /// does, and not shown.
     pub async fn next(&mut self, what: &str) -> Result<Element> {
         loop {
             let stanza = self.raw.next_element(what).await?;
@@ -136,11 +136,14 @@ impl Client {
         }
     }
 
-    /// The answer to a ping of the server (XEP-0199).
+    /// The answer to a ping of the server, or to its question for features, by which it learns
+    /// what was read.
     fn pong(&self, stanza: &Element) -> Option<String> {
         let from = stanza.attr("from").filter(|from| *from == self.host())?;
-        let ping = stanza.local() == "iq" && stanza.attr("type") == Some("get");
-        let id = stanza.attr("id").filter(|_| ping && stanza.child_in("urn:xmpp:ping").is_some())?;
+        let asks = |ns: &str| stanza.child_in(ns).is_some();
+        let request = stanza.local() == "iq" && stanza.attr("type") == Some("get");
+        let known = asks("urn:xmpp:ping") || asks("http://jabber.org/protocol/disco#info");
+        let id = stanza.attr("id").filter(|_| request && known)?;
         Some(format!("<iq type='result' id='{}' to='{}'/>", escape(id), escape(from)))
     }
 

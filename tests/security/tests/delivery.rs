@@ -32,7 +32,9 @@ async fn unanswered(client: &mut Client, count: usize) -> Vec<String> {
 
 /// The server's question whether the client has received what came before.
 fn is_ping(stanza: &Element) -> bool {
-    stanza.local() == "iq" && stanza.attr("type") == Some("get") && stanza.child_in("urn:xmpp:ping").is_some()
+    stanza.local() == "iq"
+        && stanza.attr("type") == Some("get")
+        && stanza.child_in("http://jabber.org/protocol/disco#info").is_some()
 }
 
 fn crash(server: &mut Server) {

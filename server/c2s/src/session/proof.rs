@@ -2,8 +2,10 @@
 //!
 //! What must hold: a record counts as delivered only when the client has shown that it read
 //! past it, or has closed its stream properly; that the socket took the bytes shows nothing.
-//! The proof is the answer to a ping (XEP-0199): a client answers stanzas in their order. At
-//! most a session's limit of stanzas waits for a proof; then nothing more is sent to it.
+//! The proof is the answer to a request: a client answers stanzas in their order, if only with
+//! an error (RFC 6120 8.2.3). It is asked for its features (XEP-0030), for there are clients in
+//! use, go-sendxmpp among them, that end when they are asked something without a query. At most
+//! a session's limit of stanzas waits for a proof; then nothing more is sent to it.
 
 use std::collections::VecDeque;
 use std::task::Context;
@@ -72,11 +74,11 @@ impl Link {
             Some(self.jid.to_domain()),
             Some(self.jid.clone()),
             Some(&id),
-            "<ping xmlns='urn:xmpp:ping'/>",
+            "<query xmlns='http://jabber.org/protocol/disco#info'/>",
         ));
     }
 
-    /// The client has answered a ping.
+    /// The client has answered a request of the server's.
     pub(super) fn pong(&mut self, id: &str) {
         let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
         let state = &mut self.proof;
