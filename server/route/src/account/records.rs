@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use waystation_core::account::Effects;
@@ -50,6 +50,8 @@ pub(super) struct Records {
     pub(super) waiting_bytes: u64,
     /// The newest of them.
     pub(super) newest_waiting: u64,
+    /// Records that are done with, and may still be read from the queue until that is stored.
+    gone: std::collections::BTreeMap<RecordId, Instant>,
     to_archive: Vec<Archived>,
     /// Greatest position that the archive has; what comes after it is handed over again.
     pub(super) archived: RecordId,
@@ -79,10 +81,11 @@ impl Records {
 
     /// True when no session is to be given the record: one holds it, or it is as good as gone.
     pub(super) fn is_taken(&self, id: RecordId) -> bool {
-        self.index(id).is_ok_and(|index| {
-            let out = &self.out[index];
-            out.holders > 0 || out.delivered || out.spent
-        })
+        self.gone.contains_key(&id)
+            || self.index(id).is_ok_and(|index| {
+                let out = &self.out[index];
+                out.holders > 0 || out.delivered || out.spent
+            })
     }
 
     fn out(&mut self, id: RecordId, bytes: usize) -> &mut Out {
@@ -137,6 +140,10 @@ impl Records {
     }
 }
 
+/// How long it may take until the queue knows that a record is done with.
+const GONE_FOR: Duration = Duration::from_secs(5);
+/// Records that are done with, after which those that the queue knows are forgotten.
+const MAX_GONE: usize = 256;
 /// Records read at once, and bytes of them.
 const PAGE: usize = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
@@ -355,7 +362,12 @@ impl AccountRoute {
     }
 
     /// The record leaves the queue.
-    pub(super) fn done(&self, id: RecordId) {
+    pub(super) fn done(&mut self, id: RecordId) {
+        let gone = &mut self.records.gone;
+        if gone.len() >= MAX_GONE {
+            gone.retain(|_, since| since.elapsed() < GONE_FOR);
+        }
+        gone.insert(id, Instant::now());
         self.router.intake.offer(Item::Done(self.queue.clone(), id));
     }
 
