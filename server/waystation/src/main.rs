@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use waystation_config::Loaded;
 
 fn main() -> ExitCode {
+    memory::keep_to_small_pages();
     match cli::run() {
         cli::Outcome::Serve(loaded) => serve(&loaded),
         cli::Outcome::Exit(code) => code,
