@@ -130,6 +130,12 @@ struct Waiting {
     urgent: bool,
     failed: bool,
     stopped: bool,
+    /// How many items were offered, and how many of them were taken to be committed.
+    offered: u64,
+    taken: u64,
+    /// Acknowledgements that wait for another attempt, and the last that was offered again.
+    retrying: usize,
+    retried: u64,
 }
 
 /// The intake of one server.
@@ -143,6 +149,8 @@ pub struct Intake {
     given: AtomicU64,
     /// Records up to here were in the log before this process.
     found: u64,
+    /// So many of the items that were offered have taken effect.
+    effected: AtomicU64,
 }
 
 impl Intake {
@@ -155,6 +163,7 @@ impl Intake {
         Ok(Arc::new(Self {
             given: AtomicU64::new(found),
             found,
+            effected: AtomicU64::new(0),
             backend,
             waiting: Mutex::default(),
             wake: Notify::new(),
@@ -171,6 +180,12 @@ impl Intake {
     /// Records up to here were in the log when the server started.
     pub(crate) fn found(&self) -> RecordId {
         RecordId(self.found)
+    }
+
+    /// How many of the items that were offered have taken effect: those whose [`Intake::offer_numbered`]
+    /// gave a number up to this one.
+    pub(crate) fn effected(&self) -> u64 {
+        self.effected.load(Ordering::Acquire)
     }
 
     /// The queue behind it.
@@ -195,24 +210,34 @@ impl Intake {
     /// Takes an item. Senders ask [`Intake::is_full`] first; what the server itself must say
     /// about a stanza that had room is taken in any case.
     pub fn offer(&self, item: Item) {
+        self.offer_numbered(item);
+    }
+
+    /// As [`Intake::offer`]; gives the item's number, which [`Intake::effected`] reaches.
+    pub(crate) fn offer_numbered(&self, item: Item) -> u64 {
         let weight = item.weight();
+        let number;
         {
             let mut waiting = self.lock();
             if waiting.failed {
                 drop(waiting);
                 // Its receipt, if any, fails here.
-                return drop(item);
+                drop(item);
+                return u64::MAX;
             }
+            waiting.offered += 1;
+            number = waiting.offered;
             let urgent = !matches!(item, Item::Done(..));
             let wakes = waiting.items.is_empty() || (urgent && !waiting.urgent);
             waiting.urgent |= urgent;
             waiting.bytes += weight;
             waiting.items.push_back(item);
             if !wakes {
-                return;
+                return number;
             }
         }
         self.wake.notify_one();
+        number
     }
 
     /// Ends [`Intake::run`] once nothing waits.
@@ -285,7 +310,12 @@ impl Intake {
                     return;
                 }
             }
-            self.lock().bytes -= weight;
+            let mut waiting = self.lock();
+            waiting.bytes -= weight;
+            // What was refused has not taken effect, whatever came after it.
+            if waiting.retrying == 0 && waiting.taken >= waiting.retried {
+                self.effected.store(waiting.taken, Ordering::Release);
+            }
         }
     }
 
@@ -314,6 +344,7 @@ impl Intake {
             weight += next.weight();
             items.extend(waiting.items.pop_front());
         }
+        waiting.taken += items.len() as u64;
         // What did not fit is not looked at one by one.
         waiting.urgent = !waiting.items.is_empty();
         (items, weight)
@@ -341,9 +372,13 @@ impl Intake {
         }
         if !again.is_empty() {
             let intake = self.clone();
+            intake.lock().retrying += 1;
             tokio::spawn(async move {
                 tokio::time::sleep(RETRY).await;
-                again.into_iter().for_each(|item| intake.offer(item));
+                let last = again.into_iter().map(|item| intake.offer_numbered(item)).last();
+                let mut waiting = intake.lock();
+                waiting.retrying -= 1;
+                waiting.retried = waiting.retried.max(last.unwrap_or_default());
             });
         }
     }

@@ -60,12 +60,6 @@ async fn w1_none() {
 }
 
 #[tokio::test]
-async fn w1_kill9() {
-    passes(options(Workload::Chat, Nemesis::Kill, CYCLES, server_config(None))).await;
-}
-
-#[tokio::test]
-#[ignore = "takes three minutes: cargo test -p waystation-checker --test workloads -- --ignored"]
 async fn w1_kill9_200() {
     let options = Options::new(Workload::Chat, Nemesis::Kill, 200, 1, server_config(None));
     passes(options).await;

@@ -9,6 +9,7 @@
 
 mod carbons;
 mod detached;
+mod gone;
 mod handle;
 mod load;
 mod outlet;

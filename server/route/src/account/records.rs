@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use waystation_core::account::Effects;
@@ -18,10 +18,11 @@ use waystation_core::queue::{QueueError, Record, RecordId};
 use waystation_core::storage::{BoxFuture, StorageError};
 use waystation_core::{Condition, Kind, MessageType, SessionId, Stanza, StanzaError, StanzaType, storable};
 
+use super::gone::Gone;
 use super::steps::QueuedStep;
 use super::{AccountRoute, State};
 use crate::delivery::{self, Delivery};
-use crate::intake::{Item, NewRecord};
+use crate::intake::{Intake, Item, NewRecord};
 use crate::mail::AccountMail;
 
 /// A record that sessions hold, or that is on its way to the archive.
@@ -50,8 +51,8 @@ pub(super) struct Records {
     pub(super) waiting_bytes: u64,
     /// The newest of them.
     pub(super) newest_waiting: u64,
-    /// Records that are done with, and may still be read from the queue until that is stored.
-    gone: std::collections::BTreeMap<RecordId, Instant>,
+    /// Records that are done with, and are still read from the queue until that is stored.
+    gone: Gone,
     to_archive: Vec<Archived>,
     /// Greatest position that the archive has; what comes after it is handed over again.
     pub(super) archived: RecordId,
@@ -81,11 +82,17 @@ impl Records {
 
     /// True when no session is to be given the record: one holds it, or it is as good as gone.
     pub(super) fn is_taken(&self, id: RecordId) -> bool {
-        self.gone.contains_key(&id)
+        self.gone.contains(id)
             || self.index(id).is_ok_and(|index| {
                 let out = &self.out[index];
                 out.holders > 0 || out.delivered || out.spent
             })
+    }
+
+    /// Forgets what has left the queue. Not while a page is being read, for that may have been
+    /// made up before.
+    pub(super) fn forget_gone(&mut self, intake: &Intake) {
+        self.gone.forget(intake.effected());
     }
 
     fn out(&mut self, id: RecordId, bytes: usize) -> &mut Out {
@@ -140,10 +147,6 @@ impl Records {
     }
 }
 
-/// How long it may take until the queue knows that a record is done with.
-const GONE_FOR: Duration = Duration::from_secs(5);
-/// Records that are done with, after which those that the queue knows are forgotten.
-const MAX_GONE: usize = 256;
 /// Records read at once, and bytes of them.
 const PAGE: usize = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
@@ -363,12 +366,11 @@ impl AccountRoute {
 
     /// The record leaves the queue.
     pub(super) fn done(&mut self, id: RecordId) {
-        let gone = &mut self.records.gone;
-        if gone.len() >= MAX_GONE {
-            gone.retain(|_, since| since.elapsed() < GONE_FOR);
+        if !self.is_draining() {
+            self.records.forget_gone(&self.router.intake);
         }
-        gone.insert(id, Instant::now());
-        self.router.intake.offer(Item::Done(self.queue.clone(), id));
+        let number = self.router.intake.offer_numbered(Item::Done(self.queue.clone(), id));
+        self.records.gone.add(number, id);
     }
 
     /// The copy that the account's clients see (XEP-0359 3: `by` the account).

@@ -95,6 +95,7 @@ impl AccountRoute {
             }
             match &mut drain.stage {
                 Stage::Start => {
+                    self.records.forget_gone(&self.router.intake);
                     let read = self.router.intake.backend().read(
                         self.queue.clone(),
                         Some(drain.after),
