@@ -20,6 +20,8 @@ import aioxmpp.security_layer
 import aioxmpp.version.xso as version_xso
 import OpenSSL.SSL
 
+from aioxmpp_managed import manage, stamp
+from flow import Flow
 from protocol import commands, emit
 
 logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
@@ -126,6 +128,8 @@ class Agent:
         self.client.on_stream_established.connect(self.on_established)
         self.client.on_failure.connect(lambda error: emit("failed", reason=error))
         self.client.on_stopped.connect(lambda: emit("offline"))
+        # It has stream management in any case; with this, it is also made to survive.
+        self.managed = manage(self.client) if command["managed"] else None
 
     def on_established(self):
         transport = self.client.stream._xmlstream.transport.get_extra_info("ssl_object")
@@ -133,7 +137,12 @@ class Agent:
         emit("online", jid=self.client.local_jid, mechanism=self.password.used, tls=tls)
 
     def on_message(self, message):
-        emit("message", sender=message.from_, kind="chat", body=message.body.any())
+        emit("message", sender=message.from_, kind="chat", body=message.body.any(), id=stamp(message))
+
+    def say(self, to, body):
+        message = aioxmpp.Message(type_=aioxmpp.MessageType.CHAT, to=to)
+        message.body[None] = body
+        self.client.enqueue(message)
 
     def on_subscribe(self, presence):
         emit("presence", sender=presence.from_, kind="subscribe")
@@ -160,9 +169,18 @@ class Agent:
             case "subscribed":
                 self.roster.approve(to)
             case "message":
-                message = aioxmpp.Message(type_=aioxmpp.MessageType.CHAT, to=to)
-                message.body[None] = command["body"]
-                await self.client.send(message)
+                self.say(to, command["body"])
+            case "flow":
+                self.flow = Flow(lambda body: self.say(to, body))
+            case "allow":
+                self.flow.allowed = command["count"]
+            case "stop":
+                self.flow.stop()
+            case "mute":
+                self.managed.muted = True
+                emit("muted")
+            case "forget":
+                self.managed.forget()
             case "ping":
                 await aioxmpp.ping.ping(self.client, to)
                 emit("answer", to=to, of="ping")

@@ -1,13 +1,15 @@
 //! Starts a server for tests that are not written in Rust, and keeps it until standard input ends.
 //!
 //! One line of JSON on standard output says where it listens and which accounts
-//! it has. At the end the same is asserted as after a Rust test: a leak, a panic
+//! it has. The line `kill` on standard input kills the server as a crash would, `start`
+//! starts it again on the same ports and the same data; each is answered by a line.
+//! At the end the same is asserted as after a Rust test: a leak, a panic
 //! or an unclean exit is a failure of this program.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 use waystation_harness::process::raise_file_limit;
 use waystation_harness::sasl::Hash;
 use waystation_harness::{Config, Kind, Server};
@@ -49,22 +51,42 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (key, value) = setting.split_once('=').ok_or_else(|| format!("--set {setting}: no '='"))?;
         config = config.with(key, value);
     }
-    let server = Server::start(config)?;
+    let mut server = Server::start(config)?;
+    say(&describe(&server))?;
+    for order in std::io::stdin().lines() {
+        match order?.as_str() {
+            "kill" => {
+                server.kill()?;
+                say(&json!({ "killed": true }))?;
+            }
+            "start" => {
+                server.start_again()?;
+                say(&describe(&server))?;
+            }
+            other => return Err(format!("no such order: {other}").into()),
+        }
+    }
+    server.finish();
+    Ok(())
+}
+
+/// Where it listens and which accounts it has.
+fn describe(server: &Server) -> Value {
     let at = server.endpoint();
-    let accounts: serde_json::Map<String, serde_json::Value> = server
+    let accounts: serde_json::Map<String, Value> = server
         .config()
         .accounts
         .iter()
         .map(|account| (account.user.clone(), json!({ "jid": account.jid(), "password": account.password })))
         .collect();
-    let line = json!({
+    json!({
         "server": server.config().kind.name(), "pid": server.pid(), "host": at.host,
         "c2s": at.c2s.to_string(), "c2s_tls": at.c2s_tls.to_string(), "accounts": accounts,
-    });
+    })
+}
+
+fn say(line: &Value) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "{line}")?;
-    out.flush()?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    server.finish();
-    Ok(())
+    out.flush()
 }
