@@ -9,6 +9,7 @@ use waystation_xml::{Event, Frame, Framer, Ns, XmlError};
 
 use crate::error::{Condition, StanzaError};
 use crate::jid::Jid;
+use crate::signs::Signs;
 use crate::stanza::{Kind, SERVER_MADE, Stanza, StanzaType, attribute, child_name};
 
 /// Longest `xml:lang` that is relayed, in bytes; a longer one is dropped (SECURITY X16).
@@ -210,6 +211,7 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
         lang: lang.map(|(start, end)| all.slice(start..end)),
         extra: if extra_start == head_end { Bytes::new() } else { all.slice(extra_start..head_end) },
         child: child_name(frame),
+        signs: Signs::default(),
     })
 }
 

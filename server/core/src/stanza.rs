@@ -12,6 +12,7 @@ use waystation_xml::{Element, Event, Frame, Framer, Limits, escape_attr, escape_
 
 use crate::error::StanzaError;
 use crate::jid::Jid;
+use crate::signs::{Sign, Signs};
 
 /// Content namespace of client streams.
 pub const NS_CLIENT: &str = "jabber:client";
@@ -219,6 +220,7 @@ pub struct Stanza {
     /// Attributes and namespace declarations besides the five above, verbatim with a leading space.
     pub(crate) extra: Bytes,
     pub(crate) child: Option<ChildName>,
+    pub(crate) signs: Signs,
 }
 
 impl Stanza {
@@ -335,6 +337,13 @@ impl Stanza {
         out
     }
 
+    /// False when none of these can be among its children: then there is no need to parse it to
+    /// look for them.
+    pub fn may_hold(&self, signs: &[Sign]) -> bool {
+        // The start tag can declare namespaces, too.
+        self.signs.any(signs, [&self.extra, &self.tail])
+    }
+
     /// The same stanza with `xml` (well-formed elements that declare their own namespaces)
     /// added as its last children, for example a `<delay/>` stamp.
     #[must_use]
@@ -356,6 +365,7 @@ impl Stanza {
         tail.extend_from_slice(self.kind().as_str().as_bytes());
         tail.push(b'>');
         out.tail = tail.into();
+        out.signs = self.signs.with(xml.as_bytes());
         out
     }
 
@@ -385,6 +395,7 @@ impl Stanza {
             lang: None,
             extra: Bytes::new(),
             child: first_child(inner),
+            signs: Signs::default(),
         };
         out.rewrite_head();
         out

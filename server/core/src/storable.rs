@@ -4,6 +4,7 @@
 //! What must hold: the answer depends on the stanza alone, and on what it means, not on how its
 //! namespaces are written.
 
+use crate::Sign;
 use crate::datetime::NS_DELAY;
 use crate::stanza::{MessageType, NS_CLIENT, PresenceType, Stanza, StanzaType};
 
@@ -22,7 +23,8 @@ pub fn storable(stanza: &Stanza) -> bool {
     if !matches!(stanza.stanza_type(), StanzaType::Message(MessageType::Normal | MessageType::Chat)) {
         return false;
     }
-    if !may_hold_exceptions(stanza) {
+    // This spares most messages the parsing.
+    if !stanza.may_hold(&[Sign::Hints, Sign::ChatStates]) {
         return true;
     }
     let Ok(element) = stanza.element() else { return false };
@@ -56,20 +58,6 @@ pub fn durable(stanza: &Stanza) -> bool {
         ) => true,
         _ => false,
     }
-}
-
-/// False when no child can be a hint or a chat state, which spares most messages the parsing.
-fn may_hold_exceptions(stanza: &Stanza) -> bool {
-    may_need_a_look(stanza, &["urn:xmpp:hints", "chatstates"])
-}
-
-/// False when none of these parts of namespaces can occur in a stanza: then there is no need to
-/// parse it to look for them.
-pub fn may_need_a_look(stanza: &Stanza, parts: &[&str]) -> bool {
-    let (head, tail) = stanza.wire();
-    let holds = |part: &[u8]| [head, tail].iter().any(|bytes| memchr::memmem::find(bytes, part).is_some());
-    // A namespace can also be written with character references.
-    parts.iter().any(|part| holds(part.as_bytes())) || holds(b"&#")
 }
 
 #[cfg(test)]

@@ -6,19 +6,15 @@
 
 use waystation_core::stanza::NS_CLIENT;
 use waystation_core::xml::Element;
-use waystation_core::{Jid, Stanza};
+use waystation_core::{Jid, Sign, Stanza};
 
 const NS_STANZA_ID: &str = "urn:xmpp:sid:0";
 const NS_DELAY: &str = "urn:xmpp:delay";
 
 /// The message without what its sender may not claim; `None` when there is nothing to remove.
 pub(super) fn cleaned(message: &Stanza, is_local: impl Fn(&str) -> bool) -> Option<Stanza> {
-    let (head, tail) = message.wire();
-    // A namespace can be written with character references as well, and be declared by the
-    // message's own tag. Most messages hold none of the three, and are not parsed.
-    let suspicious =
-        |needle: &[u8]| [head, tail].iter().any(|part| memchr::memmem::find(part, needle).is_some());
-    if !(suspicious(b"urn:xmpp:") || suspicious(b"&#")) {
+    // Most messages cannot hold one, and are not parsed.
+    if !message.may_hold(&[Sign::Claims]) {
         return None;
     }
     let element = message.element().ok()?;
@@ -36,7 +32,7 @@ pub(super) fn cleaned(message: &Stanza, is_local: impl Fn(&str) -> bool) -> Opti
     if !element.children().any(claims) {
         return None;
     }
-    let mut inner = Vec::with_capacity(tail.len());
+    let mut inner = Vec::with_capacity(message.wire().1.len());
     for child in element.children().filter(|child| !claims(child)) {
         child.write(&mut inner, NS_CLIENT);
     }

@@ -5,9 +5,7 @@
 //! groupchat and messages of rooms are never copied; a copy is held like the message itself.
 
 use waystation_core::queue::RecordId;
-use waystation_core::{
-    Condition, Element, MessageType, SessionId, Stanza, StanzaError, StanzaType, storable,
-};
+use waystation_core::{Condition, Element, MessageType, SessionId, Sign, Stanza, StanzaError, StanzaType};
 
 use super::AccountRoute;
 
@@ -111,7 +109,7 @@ impl AccountRoute {
 /// Section 8.1: chat with or without a body, normal with one, and what XEP-0184 and 0085 carry
 /// in chat; nothing private, nothing of a room.
 fn eligible(stanza: &Stanza) -> bool {
-    if !storable::may_need_a_look(stanza, &["carbons", "hints", "muc"]) && is_chat(stanza) {
+    if !stanza.may_hold(&[Sign::Carbons, Sign::Hints, Sign::Muc]) && is_chat(stanza) {
         return true;
     }
     let Ok(element) = stanza.element() else { return false };
