@@ -4,13 +4,15 @@
 //! are prepared; the head is written anew with the sender that the server vouches for, and the
 //! stanza's bytes are copied exactly once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use waystation_xml::{Event, Frame, Framer, Ns, XmlError};
 
 use crate::error::{Condition, StanzaError};
 use crate::jid::Jid;
 use crate::signs::Signs;
-use crate::stanza::{Kind, SERVER_MADE, Stanza, StanzaType, attribute, child_name};
+use crate::stanza::{Kind, Parts, SERVER_MADE, Stanza, StanzaType, attribute, child_name};
 
 /// Longest `xml:lang` that is relayed, in bytes; a longer one is dropped (SECURITY X16).
 pub const MAX_LANG: usize = 64;
@@ -201,7 +203,7 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
     let head_end = out.len();
     out.extend_from_slice(&bytes[head.open_end..]);
     let all = Bytes::from(out);
-    Ok(Stanza {
+    Ok(Stanza(Arc::new(Parts {
         head: all.slice(..head_end),
         tail: all.slice(head_end..),
         stanza_type,
@@ -212,7 +214,7 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
         extra: if extra_start == head_end { Bytes::new() } else { all.slice(extra_start..head_end) },
         child: child_name(frame),
         signs: Signs::default(),
-    })
+    })))
 }
 
 #[cfg(test)]

@@ -205,9 +205,14 @@ impl ChildName {
     }
 }
 
-/// A stanza on its way through the server.
+/// A stanza on its way through the server. It never changes, so that a copy costs as much as a
+/// pointer: on its way a message is copied half a dozen times and moved more often.
 #[derive(Clone, Debug)]
-pub struct Stanza {
+pub struct Stanza(pub(crate) Arc<Parts>);
+
+/// What a stanza consists of.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
     pub(crate) head: Bytes,
     pub(crate) tail: Bytes,
     pub(crate) stanza_type: StanzaType,
@@ -226,28 +231,28 @@ pub struct Stanza {
 impl Stanza {
     /// Kind and type.
     pub fn stanza_type(&self) -> StanzaType {
-        self.stanza_type
+        self.0.stanza_type
     }
 
     /// Which of the three stanzas.
     pub fn kind(&self) -> Kind {
-        self.stanza_type.kind()
+        self.0.stanza_type.kind()
     }
 
     /// Sender.
     pub fn from(&self) -> Option<&Jid> {
-        self.from.as_ref()
+        self.0.from.as_ref()
     }
 
     /// Recipient.
     pub fn to(&self) -> Option<&Jid> {
-        self.to.as_ref()
+        self.0.to.as_ref()
     }
 
     /// The id as it stands in the attribute, still escaped.
     pub fn raw_id(&self) -> Option<&str> {
         // The head was proven UTF-8 by the framer or written from a `str`.
-        self.id.as_deref().and_then(|id| std::str::from_utf8(id).ok())
+        self.0.id.as_deref().and_then(|id| std::str::from_utf8(id).ok())
     }
 
     /// The id.
@@ -257,22 +262,22 @@ impl Stanza {
 
     /// The `xml:lang` attribute, still escaped.
     pub fn raw_lang(&self) -> Option<&str> {
-        self.lang.as_deref().and_then(|lang| std::str::from_utf8(lang).ok())
+        self.0.lang.as_deref().and_then(|lang| std::str::from_utf8(lang).ok())
     }
 
     /// Name and namespace of the first child element.
     pub fn child(&self) -> Option<(&str, &str)> {
-        self.child.as_ref().map(ChildName::parts)
+        self.0.child.as_ref().map(ChildName::parts)
     }
 
     /// The start tag up to its end, and the rest.
     pub fn wire(&self) -> (&Bytes, &Bytes) {
-        (&self.head, &self.tail)
+        (&self.0.head, &self.0.tail)
     }
 
     /// Length on the wire in bytes.
     pub fn len(&self) -> usize {
-        self.head.len() + self.tail.len()
+        self.0.head.len() + self.0.tail.len()
     }
 
     /// Never true: a stanza has a start tag.
@@ -283,8 +288,8 @@ impl Stanza {
     /// The bytes as one piece.
     pub fn to_bytes(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.len());
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(&self.tail);
+        out.extend_from_slice(&self.0.head);
+        out.extend_from_slice(&self.0.tail);
         out.into()
     }
 
@@ -299,65 +304,65 @@ impl Stanza {
     /// The same stanza with another sender, recipient or type; the tail stays shared.
     #[must_use]
     pub fn readdressed(&self, from: Option<Jid>, to: Option<Jid>) -> Self {
-        let mut out = self.clone();
+        let mut out = Parts::clone(&self.0);
         out.from = from;
         out.to = to;
         out.rewrite_head();
-        out
+        Self(Arc::new(out))
     }
 
     /// The same stanza with another sender.
     #[must_use]
     pub fn with_from(&self, from: Jid) -> Self {
-        self.readdressed(Some(from), self.to.clone())
+        self.readdressed(Some(from), self.0.to.clone())
     }
 
     /// The same stanza with another recipient.
     #[must_use]
     pub fn with_to(&self, to: Jid) -> Self {
-        self.readdressed(self.from.clone(), Some(to))
+        self.readdressed(self.0.from.clone(), Some(to))
     }
 
     /// The same stanza with an `xml:lang`, escaped already.
     #[must_use]
     pub fn with_raw_lang(&self, lang: &str) -> Self {
-        let mut out = self.clone();
+        let mut out = Parts::clone(&self.0);
         out.lang = Some(Bytes::copy_from_slice(lang.as_bytes()));
         out.rewrite_head();
-        out
+        Self(Arc::new(out))
     }
 
     /// The same stanza with its namespace declared, to stand inside another element
     /// (XEP-0297 4).
     #[must_use]
     pub fn with_namespace(&self) -> Self {
-        let mut out = self.clone();
-        out.extra = [b" xmlns='jabber:client'", &*self.extra].concat().into();
+        let mut out = Parts::clone(&self.0);
+        out.extra = [b" xmlns='jabber:client'", &*self.0.extra].concat().into();
         out.rewrite_head();
-        out
+        Self(Arc::new(out))
     }
 
     /// False when none of these can be among its children: then there is no need to parse it to
     /// look for them.
     pub fn may_hold(&self, signs: &[Sign]) -> bool {
         // The start tag can declare namespaces, too.
-        self.signs.any(signs, [&self.extra, &self.tail])
+        self.0.signs.any(signs, [&self.0.extra, &self.0.tail])
     }
 
     /// The same stanza with `xml` (well-formed elements that declare their own namespaces)
     /// added as its last children, for example a `<delay/>` stamp.
     #[must_use]
     pub fn with_appended(&self, xml: &str) -> Self {
-        let mut out = self.clone();
-        let mut tail = Vec::with_capacity(self.tail.len() + xml.len() + 12);
-        match self.tail.strip_suffix(b"/>".as_slice()) {
+        let mut out = Parts::clone(&self.0);
+        let mut tail = Vec::with_capacity(self.0.tail.len() + xml.len() + 12);
+        match self.0.tail.strip_suffix(b"/>".as_slice()) {
             // The tail of an empty stanza is `/>` alone, perhaps after white space.
-            Some(_) if self.child.is_none() && !self.tail.contains(&b'<') => {
+            Some(_) if self.0.child.is_none() && !self.0.tail.contains(&b'<') => {
                 tail.push(b'>');
             }
             _ => {
-                let end = self.tail.iter().rposition(|&b| b == b'<').unwrap_or(self.tail.len());
-                tail.extend_from_slice(&self.tail[..end]);
+                let end = self.0.tail.iter().rposition(|&b| b == b'<').unwrap_or(self.0.tail.len());
+                tail.extend_from_slice(&self.0.tail[..end]);
             }
         }
         tail.extend_from_slice(xml.as_bytes());
@@ -365,8 +370,8 @@ impl Stanza {
         tail.extend_from_slice(self.kind().as_str().as_bytes());
         tail.push(b'>');
         out.tail = tail.into();
-        out.signs = self.signs.with(xml.as_bytes());
-        out
+        out.signs = self.0.signs.with(xml.as_bytes());
+        Self(Arc::new(out))
     }
 
     /// A stanza whose content is `inner`: well-formed elements in `jabber:client`, or with
@@ -385,7 +390,7 @@ impl Stanza {
         } else {
             [b">", inner, b"</", name.as_bytes(), b">"].concat().into()
         };
-        let mut out = Self {
+        let mut out = Parts {
             head: Bytes::new(),
             tail,
             stanza_type,
@@ -398,7 +403,7 @@ impl Stanza {
             signs: Signs::default(),
         };
         out.rewrite_head();
-        out
+        Self(Arc::new(out))
     }
 
     /// A stanza whose only child is `payload`.
@@ -421,29 +426,37 @@ impl Stanza {
         if let Some(payload) = payload {
             payload.write(&mut inner, NS_CLIENT);
         }
-        Self::build(StanzaType::Iq(IqType::Result), self.to.clone(), self.from.clone(), self.raw_id(), &inner)
+        Self::build(
+            StanzaType::Iq(IqType::Result),
+            self.0.to.clone(),
+            self.0.from.clone(),
+            self.raw_id(),
+            &inner,
+        )
     }
 
     /// The error reply (RFC 6120 8.3), or `None` for stanzas that must not be answered with
     /// one: errors and iq results (X18).
     #[must_use]
     pub fn error_reply(&self, error: &StanzaError) -> Option<Self> {
-        if self.stanza_type.is_error() || self.stanza_type == StanzaType::Iq(IqType::Result) {
+        if self.0.stanza_type.is_error() || self.0.stanza_type == StanzaType::Iq(IqType::Result) {
             return None;
         }
         let mut inner = Vec::new();
         error.write(&mut inner);
         Some(Self::build(
             StanzaType::error_of(self.kind()),
-            self.to.clone(),
-            self.from.clone(),
+            self.0.to.clone(),
+            self.0.from.clone(),
             self.raw_id(),
             &inner,
         ))
     }
+}
 
-    pub(crate) fn rewrite_head(&mut self) {
-        let name = self.kind().as_str();
+impl Parts {
+    fn rewrite_head(&mut self) {
+        let name = self.stanza_type.kind().as_str();
         let mut out = Vec::with_capacity(
             96 + self.extra.len()
                 + self.from.as_ref().map_or(0, |j| j.as_str().len())

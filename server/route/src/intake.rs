@@ -43,10 +43,6 @@ pub fn account_queue(account: &Jid) -> QueueName {
 }
 
 /// What is offered.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "mail that passes is moved once; the record, which is the common case, is boxed already"
-)]
 pub enum Item {
     /// A stanza to be stored once for the accounts that it concerns.
     Record(Box<NewRecord>),

@@ -133,10 +133,6 @@ pub enum Origin {
 }
 
 /// What became of a stanza.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made once a stanza and moved once; a box would cost an allocation"
-)]
 #[derive(Debug)]
 pub enum Routed {
     /// Taken over; errors go to its `from`.
@@ -351,10 +347,6 @@ impl Router {
     ///
     /// # Errors
     /// The mail, when the route is full.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the mail comes back whole; a box would cost an allocation each"
-    )]
     pub fn to_account(self: &Arc<Self>, account: &Jid, mut mail: AccountMail) -> Result<(), AccountMail> {
         loop {
             match self.account_route(account).offer(mail) {

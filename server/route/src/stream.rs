@@ -183,7 +183,6 @@ pub fn read_note(note: &[u8]) -> impl Iterator<Item = (u64, RecordId)> {
 }
 
 /// A row of [`STREAMS`].
-#[expect(clippy::large_enum_variant, reason = "made a few times a session, and never kept")]
 #[derive(Clone, Debug)]
 pub enum StreamRow {
     /// The session can be resumed.

@@ -102,7 +102,7 @@ impl Detached {
             Acknowledged::Fewer => 0,
             Acknowledged::TooMany => return Err(ResumeError::TooHigh { h, sent }),
         };
-        let last = self.state.unconfirmed.drain(..new as usize).filter_map(|(_, record)| record).last();
+        let last = self.state.unconfirmed.drain(..new as usize).filter_map(|(_, record)| record).next_back();
         self.state.confirmed += new;
         Ok(last)
     }
@@ -119,7 +119,8 @@ impl Detached {
         let had = |record: &Option<RecordId>| {
             record.and_then(|id| numbers.get(&id)).is_some_and(|number| *number <= confirmed)
         };
-        let last = self.state.unconfirmed.iter().filter_map(|(_, r)| had(r).then_some(*r).flatten()).last();
+        let last =
+            self.state.unconfirmed.iter().filter_map(|(_, r)| had(r).then_some(*r).flatten()).next_back();
         self.state.unconfirmed.retain(|(_, record)| !had(record));
         last
     }

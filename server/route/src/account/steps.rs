@@ -18,10 +18,6 @@ use crate::intake::Item;
 use crate::mail::Outbound;
 use crate::router::{Origin, Passage};
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most steps are the large kind; a box would cost an allocation each"
-)]
 pub(super) enum QueuedStep {
     Step(Step),
     /// Everything before it is done.
