@@ -233,7 +233,8 @@ pub trait QueueBackend: Send + Sync + 'static {
         max_bytes: usize,
     ) -> BoxFuture<'static, Result<Vec<Record>, QueueError>>;
 
-    /// Leases pending records that nobody holds and whose delay has passed, oldest first.
+    /// Leases pending records that nobody holds and whose delay has passed, oldest first. `how_long`
+    /// counts from when they are handed out: what the engine has to do before takes nothing from it.
     fn lease(
         &self,
         queue: QueueName,

@@ -42,7 +42,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 use waystation_core::queue::{
@@ -215,9 +215,8 @@ impl QueueBackend for Log {
         how_long: Duration,
     ) -> BoxFuture<'static, Result<Vec<Leased>, QueueError>> {
         let readers = Arc::clone(&self.readers);
-        let claiming = self.reading(queue.clone(), move |shared, queue| {
-            shared.claim(queue, max.min(MAX_BATCH_ITEMS), how_long)
-        });
+        let claiming =
+            self.reading(queue.clone(), move |shared, queue| shared.claim(queue, max.min(MAX_BATCH_ITEMS)));
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let mut claims = Claims { claimed: claiming.await?, shared };
@@ -230,7 +229,7 @@ impl QueueBackend for Log {
             claims.shared.inbox.push(job, bytes)?.await?;
             let taken = std::mem::take(&mut claims.claimed);
             let shared = Arc::clone(&claims.shared);
-            readers.run(move || finish_lease(&shared, taken)).await
+            readers.run(move || finish_lease(&shared, taken, how_long)).await
         })
     }
 
@@ -337,10 +336,12 @@ impl Drop for Claims {
     }
 }
 
-/// Reads the payloads of leased records whose attempts were committed.
+/// Reads the payloads of leased records whose attempts were committed; from now on their leases
+/// run, for what was needed to come here must not be taken from the consumer's time.
 fn finish_lease(
     shared: &Arc<Shared>,
     claimed: Vec<(find::Found, Leased)>,
+    how_long: Duration,
 ) -> Result<Vec<Leased>, QueueError> {
     let mut claims = Claims { claimed, shared: Arc::clone(shared) };
     {
@@ -357,18 +358,26 @@ fn finish_lease(
             return Err(error);
         }
     };
-    let rest = records.len();
-    let mut answer = Vec::with_capacity(rest);
+    let mut answer = Vec::with_capacity(records.len());
+    let how_long = check::wait(how_long);
+    let (now, until) = (Instant::now(), SystemTime::now() + how_long);
+    let mut state = shared.state_mut();
     for (index, (found, mut leased)) in found.into_iter().zip(leased).enumerate() {
         match records.get(index) {
             Some(record) => {
-                leased.record = record.clone();
-                answer.push(leased);
+                // Settled by others while it was read: it is no longer theirs to have.
+                if state.extend(leased.lease, now, now + how_long) {
+                    leased.record = record.clone();
+                    leased.until = until;
+                    answer.push(leased);
+                }
             }
             // Behind a damaged one: offered again.
             None => claims.claimed.push((found, leased)),
         }
     }
+    // What is given back takes the lock once more.
+    drop(state);
     Ok(answer)
 }
 

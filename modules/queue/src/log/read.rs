@@ -40,17 +40,12 @@ impl Shared {
         }
     }
 
-    /// Leases free records of a queue in memory; the attempts are still to be committed.
-    pub(crate) fn claim(
-        &self,
-        name: &str,
-        max: usize,
-        how_long: Duration,
-    ) -> Result<Vec<(Found, Leased)>, QueueError> {
+    /// Leases free records of a queue in memory; the attempts are still to be committed. Until the
+    /// leases are handed out they have no end, for only then does their time begin.
+    pub(crate) fn claim(&self, name: &str, max: usize) -> Result<Vec<(Found, Leased)>, QueueError> {
         let now = Instant::now();
-        let how_long = check::wait(how_long);
+        let no_end = now + check::wait(Duration::MAX);
         let found = self.find(name, Scan::new(0, max, usize::MAX), |queue, id| queue.is_free(id, now))?;
-        let until = SystemTime::now() + how_long;
         let mut state = self.state_mut();
         let mut claimed = Vec::with_capacity(found.len());
         for found in found {
@@ -60,14 +55,14 @@ impl Shared {
             if !state.queue(name).is_some_and(|queue| queue.is_free(id, now)) {
                 continue;
             }
-            let Some(lease) = state.lease(name, id, now + how_long) else { continue };
+            let Some(lease) = state.lease(name, id, no_end) else { continue };
             let record = Record {
                 id: RecordId(id),
                 payload: Bytes::new(),
                 since: SystemTime::UNIX_EPOCH,
                 attempts: found.attempts,
             };
-            claimed.push((found, Leased { record, lease, until }));
+            claimed.push((found, Leased { record, lease, until: SystemTime::UNIX_EPOCH }));
         }
         Ok(claimed)
     }

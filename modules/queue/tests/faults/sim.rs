@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use waystation_queue::fs::{File, FileSystem, FreeSpace, Lock};
 
@@ -203,6 +204,8 @@ struct State {
     locked: bool,
     /// Bytes that all files may have together, if that is limited.
     room: Option<u64>,
+    /// How long a flush of a file takes.
+    flush_time: Duration,
 }
 
 /// See the module's header.
@@ -242,6 +245,11 @@ impl Sim {
     /// Limits the bytes of all files together.
     pub(crate) fn set_room(&self, room: Option<u64>) {
         self.state().room = room;
+    }
+
+    /// Lets every flush of a file take some time from now on.
+    pub(crate) fn set_flush_time(&self, time: Duration) {
+        self.state().flush_time = time;
     }
 
     fn act(&self, op: Op) -> io::Result<usize> {
@@ -413,6 +421,10 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let time = self.sim.state().flush_time;
+        if !time.is_zero() {
+            std::thread::sleep(time);
+        }
         self.sim.act(Op::Sync(self.inode)).map(|_| ())
     }
 
