@@ -30,12 +30,15 @@ pub(crate) mod frame;
 pub(crate) mod inbox;
 pub(crate) mod index;
 pub(crate) mod keep;
+pub(crate) mod keeper;
+pub(crate) mod marks;
 pub(crate) mod queue;
 pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod reserve;
 pub(crate) mod scan;
 pub(crate) mod segment;
+pub(crate) mod snapshot;
 pub(crate) mod state;
 
 use std::path::Path;
@@ -57,6 +60,7 @@ use crate::log::committer::{Committer, Shared};
 use crate::log::find::Scan;
 use crate::log::inbox::{Commit, Inbox, Job, Limit};
 use crate::log::index::Pages;
+use crate::log::keeper::Keeper;
 use crate::log::queue::Queue;
 use crate::log::reserve::Reserve;
 use crate::options::{MAX_SEGMENT, MIN_SEGMENT};
@@ -121,7 +125,7 @@ impl Log {
             inbox,
             closed: AtomicBool::new(false),
         });
-        let committer = Committer {
+        let mut committer = Committer {
             shared: Arc::clone(&shared),
             fs,
             folder: folder.to_owned(),
@@ -129,13 +133,21 @@ impl Log {
             options,
             writer: opened.writer,
             encoder: frame::Encoder::default(),
-            garbage: Vec::new(),
+            keeper: None,
+            busy: false,
+            no_room: false,
+            next: None,
+            unsealed: opened.unsealed,
+            unneeded: opened.unneeded,
+            trim: Vec::new(),
             damaged: std::collections::HashSet::new(),
             checkpoint_at: (0, 0),
             _lock: lock,
         };
         let (answer, ended) = oneshot::channel();
         let started = Readers::start(READERS).and_then(|readers| {
+            let fs = Arc::clone(&committer.fs);
+            committer.keeper = Some(Keeper::start(fs, folder.to_owned(), Arc::clone(&shared))?);
             let builder = std::thread::Builder::new().name("queue-commit".to_owned());
             Ok((readers, builder.spawn(move || committer.run(answer))?))
         });
@@ -275,7 +287,7 @@ impl QueueBackend for Log {
     }
 
     fn mark(&self, key: u128) -> BoxFuture<'static, Result<Option<u64>, QueueError>> {
-        ready(self.shared.check_open().map(|()| self.shared.state().marks.get(&key).copied()))
+        ready(self.shared.check_open().map(|()| self.shared.state().marks.get(key)))
     }
 
     fn stats(&self, queue: QueueName) -> BoxFuture<'static, Result<QueueStats, QueueError>> {
