@@ -4,6 +4,9 @@
 //! - a batch is one frame, whole or absent, also after a crash ([`frame`], [`scan`]);
 //! - all waiting batches are written by one thread with one write and one flush ([`committer`]);
 //! - a payload is stored once, however many queues hold it, and is not kept in memory;
+//! - a commit waits for its own flush, not for an index, a checkpoint or a new segment ([`keeper`]);
+//! - what comes behind the checkpoint stands in the active segment, and for a while in the one before
+//!   it; the second is written only when the first was flushed to its end ([`keep`], [`recover`]);
 //! - a sealed segment never changes; what is acknowledged in it is a bit in memory and in the
 //!   checkpoint ([`state`], [`checkpoint`]); it is removed when all of it is ([`keep`]);
 //! - verdicts and marks are part of the frames; once a checkpoint holds their effect, the segment
@@ -14,10 +17,13 @@
 //! The folder:
 //! ```text
 //! lock                    locked while the log is open
-//! checkpoint              what the log held at one position of the active segment (checkpoint)
+//! checkpoint              what the log held at one position of the active segment, or of the one
+//!                         before it (checkpoint)
 //! 0000000007-0000.log     a segment: header (segment) and frames (frame); number and generation.
-//!                         The one with the highest number is the active one, the others are sealed
-//! 0000000007-0000.index   of a sealed one: which queue held which records (index)
+//!                         Behind the active one there may be one that was made ahead, with nothing
+//!                         in it; those before are sealed
+//! 0000000007-0000.index   of a sealed one: which queue held which records (index); it may be missing
+//!                         from the last sealed one after a crash
 //! torn-*, damaged-*       what recovery cut off and repair set aside, for people to look at
 //! ```
 //! Every file begins with its magic and [`crate::FORMAT_VERSION`].

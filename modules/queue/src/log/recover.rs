@@ -1,7 +1,11 @@
 //! Opens a log: the checkpoint, the directories of sealed segments, and the frames behind the
 //! checkpoint.
 //!
-//! What must hold: of sealed segments nothing but the directory of the index is read; a torn end
+//! Behind the checkpoint there may be two segments: a crash can come before the checkpoint that was to
+//! name the first as sealed. It is sealed again, in memory, and the committer sees to the rest.
+//!
+//! What must hold: of segments that the checkpoint names as sealed nothing but the directory of the
+//! index is read; a torn end
 //! is cut off, and flushed as cut off, before anything is written behind it; damage in front of
 //! acknowledged data stops the start and changes nothing.
 
