@@ -45,7 +45,7 @@ pub(crate) fn repair(fs: &Arc<dyn FileSystem>, folder: &Path) -> Result<RepairRe
     let mut repair = Repair { fs, folder, report: RepairReport::default(), aside: 0 };
     let names = fs.list(folder).map_err(OpenError::io("list", folder))?;
     let pages = Pages::new(Options::default().cache_bytes);
-    let (state, writer) = match checkpoint::read(&**fs, folder, now_ms()) {
+    let recovered = match checkpoint::read(&**fs, folder, now_ms()) {
         Ok(Some(mut checkpoint)) => {
             repair.check_sealed(&mut checkpoint)?;
             repair.by_checkpoint(checkpoint, &names, &pages)?
@@ -60,7 +60,7 @@ pub(crate) fn repair(fs: &Arc<dyn FileSystem>, folder: &Path) -> Result<RepairRe
     };
     let report = repair.report;
     if !report.is_clean() {
-        put_in_force(fs, folder, state, writer, pages, lock)?;
+        put_in_force(fs, folder, recovered, pages, lock)?;
         fs.sync_folder(folder).map_err(OpenError::io("flush", folder))?;
     }
     Ok(report)
@@ -71,14 +71,16 @@ pub(crate) fn repair(fs: &Arc<dyn FileSystem>, folder: &Path) -> Result<RepairRe
 fn put_in_force(
     fs: &Arc<dyn FileSystem>,
     folder: &Path,
-    state: State,
-    writer: Writer,
+    recovered: Recovered,
     pages: Pages,
     lock: Box<dyn Lock>,
 ) -> Result<(), OpenError> {
+    let Recovered { state, writer, unsealed } = recovered;
     let limit = Limit { entries: 1, bytes: 1 };
     let inbox = Arc::new(Inbox::new(limit, limit));
     let shared = Shared { state: RwLock::new(state), pages, inbox, closed: AtomicBool::new(false) };
+    // The indexes that were rebuilt are about to be named by a checkpoint.
+    fs.sync_folder(folder).map_err(OpenError::io("flush", folder))?;
     let mut committer = Committer {
         shared: Arc::new(shared),
         fs: Arc::clone(fs),
@@ -88,12 +90,18 @@ fn put_in_force(
         writer,
         encoder: Encoder::default(),
         reserve: Reserve::new(Some(0)),
-        garbage: Vec::new(),
+        keeper: None,
+        busy: false,
+        no_room: false,
+        next: None,
+        unsealed,
+        unneeded: Vec::new(),
+        trim: Vec::new(),
         damaged: HashSet::new(),
         checkpoint_at: (0, 0),
         _lock: lock,
     };
-    committer.roll().map_err(|error| {
+    committer.roll().and_then(|()| committer.finish()).map_err(|error| {
         let source = match error {
             KeepError::Full => io::ErrorKind::StorageFull.into(),
             KeepError::Stop(text) => io::Error::other(text),
@@ -220,7 +228,7 @@ impl Repair<'_> {
         checkpoint: Checkpoint,
         names: &[String],
         pages: &Pages,
-    ) -> Result<(State, Writer), OpenError> {
+    ) -> Result<Recovered, OpenError> {
         let position = checkpoint.position;
         let name = file_names(position.segment, 0).0;
         if !names.contains(&name) {
@@ -247,15 +255,32 @@ impl Repair<'_> {
             self.lose(&log, 0..u64::from(segment::HEADER), None, detail)?;
         }
         self.check_tails(&mut state)?;
-        let end = if size < u64::from(position.offset) {
+        let mut end = if size < u64::from(position.offset) {
             let range = size..u64::from(position.offset);
             self.lose(&log, range, None, "the file was cut off, and batches that were flushed with it")?;
             size
         } else {
             self.read_segment(&mut state, pages, u64::from(position.offset))?
         };
-        let writer = Writer::new(log, position.segment, end, end);
-        Ok((state, writer))
+        // Batches that came behind it when a crash kept the checkpoint from being written.
+        let mut unsealed = Vec::new();
+        while let Some((log, at, first)) = recover::following(&**self.fs, self.folder, state.active.number)? {
+            if at == u64::from(segment::HEADER) && first != state.next_id {
+                let (begun, missing) =
+                    (Arc::clone(&state.active.log), state.next_id..=first.saturating_sub(1));
+                self.lose(&begun, end..end, Some(missing), "batches are missing at the end of the segment")?;
+            }
+            if let Err(OpenError::Damaged { detail, .. }) = segment::read_header(&log) {
+                self.lose(&log, 0..u64::from(segment::HEADER), None, detail)?;
+            }
+            let (number, first_id) = (state.active.number + 1, state.next_id);
+            let identity = Identity { number: number - 1, generation: 0, last: number - 1, log_len: end };
+            unsealed.extend(state.seal(&identity, Active { number, first_id, log }));
+            end = self.read_segment(&mut state, pages, u64::from(segment::HEADER))?;
+        }
+        let active = &state.active;
+        let writer = Writer::new(Arc::clone(&active.log), active.number, end, end);
+        Ok(Recovered { state, writer, unsealed })
     }
 
     /// Reads the records of the active segment that the checkpoint knows of.
@@ -373,7 +398,7 @@ impl Repair<'_> {
         let last = segment::read_header(log).map_or(number, |header| header.last);
         let identity = Identity { number, generation, last, log_len };
         let (_, slots) =
-            index::write(&**self.fs, &path, &identity, &runs).map_err(OpenError::io("write", &path))?;
+            index::write_runs(&**self.fs, &path, &identity, &runs).map_err(OpenError::io("write", &path))?;
         let bytes_of = |run: &IndexRun| run.slots.iter().map(|slot| u64::from(slot.len)).sum::<u64>();
         let live_bytes = runs.iter().map(|run| bytes_of(run) + RECORD_COST * run.slots.len() as u64).sum();
         let done = vec![0; (slots as usize).div_ceil(64)];
@@ -382,7 +407,7 @@ impl Repair<'_> {
     }
 
     /// Rebuilds the state from all segments there are: the checkpoint is lost.
-    fn by_segments(&mut self, names: &[String], pages: &Pages) -> Result<(State, Writer), OpenError> {
+    fn by_segments(&mut self, names: &[String], pages: &Pages) -> Result<Recovered, OpenError> {
         self.report.marks_lost = true;
         let mut found: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
         for name in names {
@@ -415,13 +440,14 @@ impl Repair<'_> {
             self.report.served_again.push(log.path.clone());
             end = self.read_segment(state, pages, u64::from(segment::HEADER))?;
             if list.peek().is_some() {
-                let rebuilt = self.write_index(state, number, generation)?;
-                let files = match rebuilt.entry {
-                    Some(_) => Some(Arc::new(index::open(&**self.fs, self.folder, number, generation)?.0)),
-                    None => None,
-                };
+                let last = segment::read_header(&log).map_or(number, |header| header.last);
+                let identity = Identity { number, generation, last, log_len: end };
+                // What comes next takes its place at once.
                 let next = Active { number, first_id: state.next_id, log };
-                state.seal(files, next);
+                if let Some(files) = state.seal(&identity, next) {
+                    let path = &files.index_path;
+                    files.write_index(&**self.fs).map_err(OpenError::io("write", path))?;
+                }
             }
         }
         let Some(state) = state else {
@@ -429,8 +455,16 @@ impl Repair<'_> {
         };
         let active = &state.active;
         let writer = Writer::new(Arc::clone(&active.log), active.number, end, end);
-        Ok((state, writer))
+        Ok(Recovered { state, writer, unsealed: Vec::new() })
     }
+}
+
+/// What the log holds after all, and where it goes on.
+struct Recovered {
+    state: State,
+    writer: Writer,
+    /// Segments behind the checkpoint, sealed in memory only.
+    unsealed: Vec<Arc<SegmentFiles>>,
 }
 
 struct Rebuilt {

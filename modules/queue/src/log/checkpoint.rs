@@ -30,7 +30,8 @@ use crate::error::OpenError;
 use crate::fs::{FileSystem, read_exact, write_all};
 use crate::log::frame::Reader;
 use crate::log::index::Slot;
-use crate::log::state::{Special, State};
+use crate::log::queue::{Queue, Special};
+use crate::log::snapshot::Head;
 
 const MAGIC: &[u8; 8] = b"WAYQCKP1";
 const HEADER: usize = 24;
@@ -48,13 +49,6 @@ pub(crate) struct Position {
     pub(crate) offset: u32,
 }
 
-/// A segment that is sealed by the checkpoint that is being written.
-pub(crate) struct Sealing {
-    pub(crate) number: u32,
-    pub(crate) slots: u32,
-    pub(crate) live_bytes: u64,
-}
-
 /// How a checkpoint failed.
 pub(crate) enum Failure {
     /// No room; the old checkpoint is in force, and the log may go on.
@@ -63,73 +57,38 @@ pub(crate) enum Failure {
     Stop(io::Error),
 }
 
-/// The bytes of a checkpoint. With `sealing`, the tails are taken to be in that segment, or to be
-/// empty when it has no slots.
-pub(crate) fn encode(state: &State, position: Position, sealing: Option<&Sealing>, time_ms: u64) -> Vec<u8> {
+/// The bytes of a checkpoint; `queues` takes as much of their bytes as it likes each time it is
+/// called, counts them, and says when that was all.
+pub(crate) fn encode(head: &Head, mut queues: impl FnMut(&mut Vec<u8>, &mut u64) -> bool) -> Vec<u8> {
     let mut out = vec![0; HEADER];
-    let now = Instant::now();
-    put64(&mut out, time_ms);
-    put64(&mut out, state.next_id);
-    put32(&mut out, position.segment);
-    put64(&mut out, position.first_id);
-    put32(&mut out, position.offset);
+    put64(&mut out, head.time_ms);
+    put64(&mut out, head.next_id);
+    put32(&mut out, head.position.segment);
+    put64(&mut out, head.position.first_id);
+    put32(&mut out, head.position.offset);
 
-    let sealed: Vec<_> = state.sealed.values().filter(|sealed| sealed.live > 0).collect();
-    let extra = sealing.filter(|sealing| sealing.slots > 0);
-    put32(&mut out, (sealed.len() + usize::from(extra.is_some())) as u32);
-    for segment in sealed {
-        put32(&mut out, segment.files.number);
-        put32(&mut out, segment.files.generation);
+    put32(&mut out, head.sealed.len() as u32);
+    for segment in &head.sealed {
+        put32(&mut out, segment.number);
+        put32(&mut out, segment.generation);
         put64(&mut out, segment.live_bytes);
-        put32(&mut out, segment.files.slots);
-        let any = segment.live < segment.files.slots;
-        out.push(u8::from(any));
-        if any {
-            segment.done.iter().for_each(|word| put64(&mut out, *word));
+        put32(&mut out, segment.slots);
+        out.push(u8::from(segment.done.is_some()));
+        if let Some(done) = &segment.done {
+            done.iter().for_each(|word| put64(&mut out, *word));
         }
     }
-    if let Some(sealing) = extra {
-        put32(&mut out, sealing.number);
-        put32(&mut out, 0);
-        put64(&mut out, sealing.live_bytes);
-        put32(&mut out, sealing.slots);
-        out.push(0);
-    }
 
-    put64(&mut out, state.marks.len() as u64);
-    for (key, value) in &state.marks {
+    // The queues first, for until they are copied what changes has to be copied for them.
+    let (mut bytes, mut count) = (Vec::new(), 0);
+    while !queues(&mut bytes, &mut count) {}
+    put64(&mut out, head.marks.len() as u64);
+    for (key, value) in head.marks.iter() {
         out.extend_from_slice(&key.to_le_bytes());
         put64(&mut out, *value);
     }
-
-    put64(&mut out, state.all_queues().count() as u64);
-    for queue in state.all_queues() {
-        put_text(&mut out, &queue.name);
-        let parts = if sealing.is_some() { queue.total_bytes() } else { queue.sealed_bytes() };
-        put64(&mut out, parts);
-        let at = out.len();
-        put32(&mut out, 0);
-        let mut slots = 0_u32;
-        for slot in queue.tail_from(0).take(if sealing.is_some() { 0 } else { usize::MAX }) {
-            put64(&mut out, slot.id);
-            put32(&mut out, slot.offset);
-            put32(&mut out, slot.len);
-            slots += 1;
-        }
-        out[at..at + 4].copy_from_slice(&slots.to_le_bytes());
-        put32(&mut out, queue.special.len() as u32);
-        for (id, special) in &queue.special {
-            put64(&mut out, *id);
-            put32(&mut out, special.attempts);
-            let wait = special.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-            put64(&mut out, millis(wait));
-            out.push(u8::from(special.parked.is_some()));
-            if let Some((reason, len)) = &special.parked {
-                put_text(&mut out, reason);
-                put32(&mut out, *len);
-            }
-        }
-    }
+    put64(&mut out, count);
+    out.append(&mut bytes);
 
     let crc = crc32fast::hash(&out[HEADER..]);
     let len = (out.len() - HEADER) as u64;
@@ -138,6 +97,37 @@ pub(crate) fn encode(state: &State, position: Position, sealing: Option<&Sealing
     out[12..16].copy_from_slice(&crc.to_le_bytes());
     out[16..24].copy_from_slice(&len.to_le_bytes());
     out
+}
+
+/// Puts what a checkpoint says of a queue at a moment; nothing when the queue holds nothing.
+pub(crate) fn put_queue(out: &mut Vec<u8>, queue: &Queue, now: Instant) {
+    if queue.is_empty() {
+        return;
+    }
+    put_text(out, &queue.name);
+    put64(out, queue.sealed_bytes());
+    let at = out.len();
+    put32(out, 0);
+    let mut slots = 0_u32;
+    for slot in queue.tail_from(0) {
+        put64(out, slot.id);
+        put32(out, slot.offset);
+        put32(out, slot.len);
+        slots += 1;
+    }
+    out[at..at + 4].copy_from_slice(&slots.to_le_bytes());
+    put32(out, queue.special.len() as u32);
+    for (id, special) in &queue.special {
+        put64(out, *id);
+        put32(out, special.attempts);
+        let wait = special.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        put64(out, millis(wait));
+        out.push(u8::from(special.parked.is_some()));
+        if let Some((reason, len)) = &special.parked {
+            put_text(out, reason);
+            put32(out, *len);
+        }
+    }
 }
 
 /// Puts a checkpoint in force.

@@ -23,8 +23,9 @@ use crate::log::checkpoint::millis;
 use crate::log::find::resolve;
 use crate::log::frame::{Change, Control, Encoder, Stamp};
 use crate::log::inbox::{Entry, Inbox, Job, Outcome, Work};
-use crate::log::index::{Miss, PageError, Pages, SegmentFiles, Slot};
+use crate::log::index::{LogFile, Miss, PageError, Pages, SegmentFiles, Slot};
 use crate::log::keep::KeepError;
+use crate::log::keeper::Keeper;
 use crate::log::recover::now_ms;
 use crate::log::reserve::Reserve;
 use crate::log::segment::{self, WriteFailure, Writer};
@@ -72,8 +73,20 @@ pub(crate) struct Committer {
     pub(crate) writer: Writer,
     pub(crate) encoder: Encoder,
     pub(crate) reserve: Reserve,
-    /// Files that a compaction has replaced, which the checkpoint in force may still name.
-    pub(crate) garbage: Vec<Arc<SegmentFiles>>,
+    /// Does what commits must not wait for; without it, it is done at once.
+    pub(crate) keeper: Option<Keeper>,
+    /// A round of the keeper is under way.
+    pub(crate) busy: bool,
+    /// There was no room for what the last round was to do.
+    pub(crate) no_room: bool,
+    /// The segment that comes next, once it was made.
+    pub(crate) next: Option<Arc<LogFile>>,
+    /// Sealed segments that no checkpoint names yet: none, or the one before the active one.
+    pub(crate) unsealed: Vec<Arc<SegmentFiles>>,
+    /// Files that are to go, which the checkpoint in force may still name.
+    pub(crate) unneeded: Vec<PathBuf>,
+    /// Sealed segments, and their length without what was taken ahead and is to be given back.
+    pub(crate) trim: Vec<(Arc<LogFile>, u64)>,
     /// Segments that cannot be compacted, for something in them is damaged.
     pub(crate) damaged: HashSet<u32>,
     /// Where the checkpoint in force stands.
@@ -113,7 +126,14 @@ struct Plan {
 impl Committer {
     /// Serves the inbox until it is closed; then writes a checkpoint and answers `closed`.
     pub(crate) fn run(mut self, closed: oneshot::Sender<Result<(), QueueError>>) {
-        let mut failed = None;
+        // What a crash has left half done; there is nothing to do otherwise.
+        let mut failed = match self.begin(true, false) {
+            Ok(()) | Err(KeepError::Full) => None,
+            Err(KeepError::Stop(error)) => {
+                self.shared.inbox.fail();
+                Some(error)
+            }
+        };
         while let Work::Group(group) = self.shared.inbox.next() {
             let inbox = Arc::clone(&self.shared.inbox);
             let done = catch_unwind(AssertUnwindSafe(|| self.commit(group)));
@@ -126,7 +146,7 @@ impl Committer {
         }
         let outcome = match failed {
             Some(error) => Err(QueueError::Io(format!("the queue had stopped: {error}"))),
-            None => match self.checkpoint() {
+            None => match self.finish() {
                 Ok(()) | Err(KeepError::Full) => Ok(()),
                 Err(KeepError::Stop(error)) => {
                     tracing::error!(%error, "the queue did not close cleanly");
@@ -348,7 +368,7 @@ fn apply_batch(
         }
         ids.push(RecordId(id));
     }
-    batch.marks.iter().for_each(|mark| state.mark(*mark));
+    batch.marks.iter().for_each(|mark| state.marks.change(*mark));
     for (settle, (place, counts)) in batch.settles.iter().zip(places.zip(counts)) {
         state.settle(&settle.queue, settle.id.0, place, change(&settle.verdict, counts), now);
     }

@@ -16,6 +16,7 @@ use crate::log::committer::Committer;
 use crate::log::frame::{Encoder, RECORD_HEADER, Stamp, StoredRecord};
 use crate::log::index::{self, Identity, IndexRun, PER_PAGE, SegmentFiles, Slot, file_names};
 use crate::log::keep::{KeepError, keep_error};
+use crate::log::keeper;
 use crate::log::recover::now_ms;
 use crate::log::segment::{self, SegmentHeader};
 use crate::log::state::{RECORD_COST, Sealed, State};
@@ -115,7 +116,8 @@ impl Committer {
         let index_path = self.folder.join(index_name);
         match self.write_merged(&plan, header, &index_path) {
             Ok((sealed, runs)) => {
-                self.garbage.extend(plan.window);
+                let paths = plan.window.iter().flat_map(|old| old.paths());
+                self.unneeded.extend(paths);
                 self.shared.state_mut().replace(window, sealed, &runs);
                 Ok(())
             }
@@ -183,20 +185,11 @@ impl Committer {
             .collect();
         let SegmentHeader { number, generation, last, .. } = header;
         let identity = Identity { number, generation, last, log_len: position };
-        let (index, slots) =
-            index::write(&*self.fs, index_path, &identity, &runs).map_err(keep_error("writing an index"))?;
-        self.sync_folder()?;
-        let files = Arc::new(SegmentFiles {
-            number,
-            generation,
-            last,
-            slots,
-            log_len: position,
-            log,
-            index,
-            index_path: index_path.to_owned(),
-        });
-        let done = vec![0; (slots as usize).div_ceil(64)];
+        let (index, slots) = index::write_runs(&*self.fs, index_path, &identity, &runs)
+            .map_err(keep_error("writing an index"))?;
+        keeper::sync_folder(&*self.fs, &self.folder)?;
+        let files = Arc::new(SegmentFiles::new(&identity, slots, log, index, index_path.to_owned()));
+        let done = Arc::new(vec![0; (slots as usize).div_ceil(64)]);
         let runs = runs
             .into_iter()
             .map(|run| (run.queue, run.slots.first().map_or(0, |slot| slot.id), run.slots.len() as u32));

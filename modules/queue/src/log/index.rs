@@ -16,7 +16,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waystation_core::queue::QueueName;
 
@@ -47,6 +47,20 @@ pub(crate) struct LogFile {
     pub(crate) path: PathBuf,
 }
 
+/// What an index will hold that was not written yet.
+#[derive(Default)]
+pub(crate) struct Unwritten {
+    /// A queue each: the id of its first slot, and how many slots it has.
+    pub(crate) runs: Vec<(QueueName, u64, u32)>,
+    pub(crate) pages: Vec<Page>,
+}
+
+/// Where the pages of an index are.
+enum Place {
+    File(Arc<dyn File>),
+    Memory(Arc<Unwritten>),
+}
+
 /// The files of a sealed segment.
 pub(crate) struct SegmentFiles {
     pub(crate) number: u32,
@@ -57,8 +71,61 @@ pub(crate) struct SegmentFiles {
     /// Bytes of the log file that hold frames.
     pub(crate) log_len: u64,
     pub(crate) log: Arc<LogFile>,
-    pub(crate) index: Arc<dyn File>,
+    index: Mutex<Place>,
     pub(crate) index_path: PathBuf,
+}
+
+impl SegmentFiles {
+    /// Those of a segment whose index is in a file.
+    pub(crate) fn new(
+        identity: &Identity,
+        slots: u32,
+        log: Arc<LogFile>,
+        index: Arc<dyn File>,
+        index_path: PathBuf,
+    ) -> Self {
+        let Identity { number, generation, last, log_len } = *identity;
+        let index = Mutex::new(Place::File(index));
+        Self { number, generation, last, slots, log_len, log, index, index_path }
+    }
+
+    /// Those of a segment that was just sealed; its index is still to be written.
+    pub(crate) fn unwritten(identity: &Identity, slots: u32, log: Arc<LogFile>, index: Unwritten) -> Self {
+        let Identity { number, generation, last, log_len } = *identity;
+        let index_path = log.path.with_file_name(file_names(number, generation).1);
+        let index = Mutex::new(Place::Memory(Arc::new(index)));
+        Self { number, generation, last, slots, log_len, log, index, index_path }
+    }
+
+    /// Both files.
+    pub(crate) fn paths(&self) -> [PathBuf; 2] {
+        // The index first: without it, the log is not taken for a sealed one.
+        [self.index_path.clone(), self.log.path.clone()]
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes and flushes the index if it is in memory only, and gives that memory back. The caller
+    /// flushes the folder.
+    pub(crate) fn write_index(&self, fs: &dyn FileSystem) -> io::Result<()> {
+        let unwritten = match &*self.place() {
+            Place::File(_) => return Ok(()),
+            Place::Memory(unwritten) => Arc::clone(unwritten),
+        };
+        let runs = unwritten.runs.iter().map(|(queue, first_id, count)| (&**queue, *first_id, *count));
+        let slots = unwritten.pages.iter().flat_map(|page| page.iter());
+        let identity = Identity {
+            number: self.number,
+            generation: self.generation,
+            last: self.last,
+            log_len: self.log_len,
+        };
+        let file = write(fs, &self.index_path, &identity, runs, slots, self.slots)?;
+        *self.place() = Place::File(file);
+        Ok(())
+    }
 }
 
 /// Names of the files of a segment.
@@ -80,20 +147,35 @@ pub(crate) struct Identity {
     pub(crate) log_len: u64,
 }
 
-/// Writes and flushes an index; says how many slots it holds. The caller flushes the folder.
-pub(crate) fn write(
+/// Writes and flushes the index of some runs; says how many slots it holds. The caller flushes the
+/// folder.
+pub(crate) fn write_runs(
     fs: &dyn FileSystem,
     path: &Path,
     identity: &Identity,
     runs: &[IndexRun],
 ) -> io::Result<(Arc<dyn File>, u32)> {
-    let slots: usize = runs.iter().map(|run| run.slots.len()).sum();
-    let pages = slots.div_ceil(PER_PAGE as usize);
+    let count: usize = runs.iter().map(|run| run.slots.len()).sum();
+    let slots = runs.iter().flat_map(|run| &run.slots);
+    let runs =
+        runs.iter().map(|run| (&*run.queue, run.slots.first().map_or(0, |s| s.id), run.slots.len() as u32));
+    Ok((write(fs, path, identity, runs, slots, count as u32)?, count as u32))
+}
+
+fn write<'a>(
+    fs: &dyn FileSystem,
+    path: &Path,
+    identity: &Identity,
+    runs: impl Iterator<Item = (&'a str, u64, u32)>,
+    slots: impl Iterator<Item = &'a Slot>,
+    count: u32,
+) -> io::Result<Arc<dyn File>> {
+    let pages = count.div_ceil(PER_PAGE) as usize;
     let mut bytes = Vec::with_capacity(HEADER + pages * PAGE);
     bytes.resize(HEADER, 0);
     let mut on_page = 0;
     let mut page = 0_u32;
-    for slot in runs.iter().flat_map(|run| &run.slots) {
+    for slot in slots {
         bytes.extend_from_slice(&slot.id.to_le_bytes());
         bytes.extend_from_slice(&slot.offset.to_le_bytes());
         bytes.extend_from_slice(&slot.len.to_le_bytes());
@@ -107,11 +189,13 @@ pub(crate) fn write(
         end_page(&mut bytes, page);
     }
     let mut directory = Vec::new();
-    for run in runs {
-        directory.extend_from_slice(&(run.queue.len() as u16).to_le_bytes());
-        directory.extend_from_slice(run.queue.as_bytes());
-        directory.extend_from_slice(&run.slots.first().map_or(0, |slot| slot.id).to_le_bytes());
-        directory.extend_from_slice(&(run.slots.len() as u32).to_le_bytes());
+    let mut listed = 0_u32;
+    for (queue, first_id, slots) in runs {
+        directory.extend_from_slice(&(queue.len() as u16).to_le_bytes());
+        directory.extend_from_slice(queue.as_bytes());
+        directory.extend_from_slice(&first_id.to_le_bytes());
+        directory.extend_from_slice(&slots.to_le_bytes());
+        listed += 1;
     }
     let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(MAGIC);
@@ -120,8 +204,8 @@ pub(crate) fn write(
     header.extend_from_slice(&identity.generation.to_le_bytes());
     header.extend_from_slice(&identity.last.to_le_bytes());
     header.extend_from_slice(&identity.log_len.to_le_bytes());
-    header.extend_from_slice(&(slots as u32).to_le_bytes());
-    header.extend_from_slice(&(runs.len() as u32).to_le_bytes());
+    header.extend_from_slice(&count.to_le_bytes());
+    header.extend_from_slice(&listed.to_le_bytes());
     header.extend_from_slice(&(directory.len() as u64).to_le_bytes());
     header.extend_from_slice(&crc32fast::hash(&directory).to_le_bytes());
     let crc = crc32fast::hash(&header);
@@ -131,7 +215,7 @@ pub(crate) fn write(
     let file = fs.create(path)?;
     write_all(&*file, &mut [IoSlice::new(&bytes), IoSlice::new(&directory)], 0)?;
     file.sync()?;
-    Ok((file, slots as u32))
+    Ok(file)
 }
 
 fn end_page(bytes: &mut Vec<u8>, page: u32) {
@@ -220,8 +304,8 @@ pub(crate) fn open(
         return Err(OpenError::damaged(&log_path, length, format!("the file should have {log_len} bytes")));
     }
     let log = Arc::new(LogFile { file: log, path: log_path });
-    let files = SegmentFiles { number, generation, last, slots, log_len, log, index, index_path };
-    Ok((files, list))
+    let identity = Identity { number, generation, last, log_len };
+    Ok((SegmentFiles::new(&identity, slots, log, index, index_path), list))
 }
 
 /// One page of an index.
@@ -243,8 +327,12 @@ pub(crate) enum PageError {
 /// Reads a page from the device.
 pub(crate) fn load(files: &SegmentFiles, page: u32) -> Result<Page, PageError> {
     let offset = HEADER as u64 + u64::from(page) * PAGE as u64;
+    let index = match &*files.place() {
+        Place::File(file) => Arc::clone(file),
+        Place::Memory(unwritten) => return Ok(Page::clone(&unwritten.pages[page as usize])),
+    };
     let mut bytes = [0; PAGE];
-    read_exact(&*files.index, &mut bytes, offset).map_err(PageError::Io)?;
+    read_exact(&*index, &mut bytes, offset).map_err(PageError::Io)?;
     let covered = PER_PAGE as usize * SLOT + 4;
     let mut tail = Reader(&bytes[covered - 4..]);
     if tail.u32() != Some(page) || tail.u32() != Some(crc32fast::hash(&bytes[..covered])) {
@@ -285,6 +373,9 @@ impl Pages {
 
     /// A page that is in memory.
     pub(crate) fn get(&self, files: &Arc<SegmentFiles>, page: u32) -> Result<Page, Miss> {
+        if let Place::Memory(unwritten) = &*files.place() {
+            return Ok(Page::clone(&unwritten.pages[page as usize]));
+        }
         let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (files.number, files.generation, page);
         cached.pages.get(&key).cloned().ok_or_else(|| Miss { files: Arc::clone(files), page })

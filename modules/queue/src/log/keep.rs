@@ -1,20 +1,25 @@
-//! Keeps the folder in shape: seals full segments, writes checkpoints, removes what is
-//! acknowledged, and compacts what is mostly acknowledged.
+//! Keeps the folder in shape: seals full segments, and decides when a checkpoint is written, what
+//! is removed, and when what is mostly acknowledged is compacted.
 //!
 //! What must hold: the checkpoint decides. A file is complete and flushed before a checkpoint
 //! names it, and is removed only after a checkpoint no longer names it, so that a crash at any
 //! moment leaves a folder in which some checkpoint and all its files are whole.
+//!
+//! Sealing is done in memory, and the commits go on in a segment that was made before; the keeper
+//! ([`crate::log::keeper`]) writes the index and the checkpoint meanwhile. Until that checkpoint is
+//! in force the one before is, and what comes behind it stands in two segments. The second is
+//! written only when the first was flushed to its end, and a third is not begun before.
 
 use std::io;
 use std::sync::Arc;
 
 use crate::fs::is_full;
-use crate::log::checkpoint::{self, Failure, Position, Sealing};
+use crate::log::checkpoint::Position;
 use crate::log::committer::Committer;
-use crate::log::index::{self, Identity, SegmentFiles, file_names};
-use crate::log::recover::now_ms;
+use crate::log::index::Identity;
+use crate::log::keeper::{self, Outcome, Round};
 use crate::log::segment::{self, SegmentHeader, Writer};
-use crate::log::state::{Active, RECORD_COST};
+use crate::log::state::Active;
 
 /// Why the folder could not be kept in shape.
 #[derive(Debug)]
@@ -33,114 +38,184 @@ pub(crate) fn keep_error(action: &str) -> impl FnOnce(io::Error) -> KeepError + 
 }
 
 impl Committer {
-    /// Seals the active segment and begins another. On [`KeepError::Full`] the old one goes on.
+    /// Seals the active segment and goes on in the next. On [`KeepError::Full`] the old one goes on.
     pub(crate) fn roll(&mut self) -> Result<(), KeepError> {
-        self.flush()?;
-        let number = self.writer.number;
-        let (_, index_name) = file_names(number, 0);
-        let index_path = self.folder.join(index_name);
-        let next_number = number + 1;
-        let (runs, next_id) = {
-            let state = self.shared.state();
-            (state.tails(), state.next_id)
-        };
-        let header =
-            SegmentHeader { number: next_number, generation: 0, last: next_number, first_id: next_id };
-        let capacity = u64::from(self.options.segment_bytes);
-        let made = (|| {
-            let log = segment::create(&*self.fs, &self.folder, header, capacity)
-                .map_err(keep_error("making a segment"))?;
-            let identity = Identity { number, generation: 0, last: number, log_len: self.writer.position };
-            let index = if runs.is_empty() {
-                None
-            } else {
-                let written = index::write(&*self.fs, &index_path, &identity, &runs);
-                Some(written.map_err(keep_error("writing an index"))?)
-            };
-            self.sync_folder()?;
-            let live_bytes =
-                runs.iter().flat_map(|run| &run.slots).map(|s| u64::from(s.len) + RECORD_COST).sum();
-            let slots = index.as_ref().map_or(0, |(_, slots)| *slots);
-            let sealing = Sealing { number, slots, live_bytes };
-            let position = Position { segment: next_number, first_id: next_id, offset: segment::HEADER };
-            self.write_checkpoint(position, Some(&sealing))?;
-            Ok((log, index))
-        })();
-        let (log, index) = match made {
-            Ok(made) => made,
-            // The new checkpoint may be in force, and name these files.
-            Err(error @ KeepError::Stop(_)) => return Err(error),
-            Err(error) => {
-                // The next open removes them otherwise.
-                let _ = self.fs.remove(&index_path);
-                let _ = self.fs.remove(&self.folder.join(file_names(next_number, 0).0));
-                return Err(error);
-            }
-        };
-        let old = Arc::clone(&self.writer.log);
-        let log_len = self.writer.position;
-        let files = index.map(|(index, slots)| {
-            let log = Arc::clone(&old);
-            Arc::new(SegmentFiles {
-                number,
-                generation: 0,
-                last: number,
-                slots,
-                log_len,
-                log,
-                index,
-                index_path,
-            })
-        });
-        // Gives back what was taken ahead; if it fails, the room is lost until the segment goes.
-        match &files {
-            Some(_) => drop(old.file.set_len(log_len)),
-            None => self.remove(&old.path),
+        if !self.can_roll() {
+            self.wait()?;
         }
-        let next = Active { number: next_number, first_id: next_id, log: Arc::clone(&log) };
-        self.shared.state_mut().seal(files, next);
-        self.writer = Writer::new(log, next_number, u64::from(segment::HEADER), capacity);
-        self.drop_dead();
-        Ok(())
+        if !self.can_roll() {
+            // Now it is needed, and a checkpoint may set room free for it.
+            self.begin(true, true)?;
+            self.wait()?;
+        }
+        let Some(log) = self.next.take_if(|_| self.unsealed.is_empty()) else {
+            return Err(KeepError::Full);
+        };
+        // Here too, for a keeper that is always busy would leave no other time for it.
+        if self.shared.state().freed >= self.worth() {
+            self.shared.state_mut().freed = 0;
+            self.make_room()?;
+        }
+        // A frame in the next segment says of this one that it was flushed, whatever the durability.
+        self.flush()?;
+        let (old, old_len) = (Arc::clone(&self.writer.log), self.writer.position);
+        let number = self.writer.number + 1;
+        let capacity = u64::from(self.options.segment_bytes);
+        let sealed = {
+            let mut state = self.shared.state_mut();
+            let first_id = state.next_id;
+            let old = self.writer.number;
+            let identity = Identity { number: old, generation: 0, last: old, log_len: old_len };
+            state.seal(&identity, Active { number, first_id, log: Arc::clone(&log) })
+        };
+        match sealed {
+            Some(files) => {
+                self.unsealed.push(files);
+                self.trim.push((old, old_len));
+            }
+            None => self.unneeded.push(old.path.clone()),
+        }
+        self.writer = Writer::new(log, number, u64::from(segment::HEADER), capacity);
+        self.begin(true, false)
     }
 
-    /// Writes a checkpoint of now, and removes what it no longer names.
-    pub(crate) fn checkpoint(&mut self) -> Result<(), KeepError> {
-        let dead = self.shared.state().sealed.values().any(|sealed| sealed.live == 0);
-        let moved = self.checkpoint_at != (self.writer.number, self.writer.position);
-        if !moved && !dead && self.garbage.is_empty() {
-            return Ok(());
+    /// From how many bytes on, set free in sealed segments, they are looked at.
+    fn worth(&self) -> u64 {
+        u64::from(self.options.segment_bytes) / 2
+    }
+
+    fn make_room(&mut self) -> Result<(), KeepError> {
+        match self.compact() {
+            // What is acknowledged altogether can go all the same, and makes room.
+            Ok(()) | Err(KeepError::Full) => Ok(()),
+            Err(stop) => Err(stop),
         }
-        self.flush()?;
-        let first_id = self.shared.state().active.first_id;
-        let offset = self.writer.position as u32;
-        self.write_checkpoint(Position { segment: self.writer.number, first_id, offset }, None)?;
-        self.drop_dead();
-        Ok(())
+    }
+
+    fn can_roll(&self) -> bool {
+        self.next.is_some() && self.unsealed.is_empty() && !self.busy
     }
 
     /// Does what the last group has made worth doing. `full`: the device has no room.
     pub(crate) fn tidy(&mut self, full: bool) -> Result<(), KeepError> {
-        let freed = self.shared.state().freed;
-        let worth = u64::from(self.options.segment_bytes) / 2;
-        let dead = || self.shared.state().sealed.values().any(|sealed| sealed.live == 0);
-        if freed < worth && !(full && dead()) {
+        self.collect()?;
+        if self.busy {
             return Ok(());
         }
-        self.shared.state_mut().freed = 0;
-        match self.compact() {
-            // What is acknowledged altogether can go all the same, and makes room.
-            Ok(()) | Err(KeepError::Full) => {}
-            Err(stop) => return Err(stop),
+        let prepare = self.next.is_none() && !full && self.writer.position > self.writer.capacity / 2;
+        let freed = self.shared.state().freed;
+        let dead = || self.shared.state().sealed.values().any(|sealed| sealed.live == 0);
+        if freed < self.worth() && !(full && dead()) {
+            // After an attempt that found no room, the next one is when the segment is needed.
+            return if prepare && !self.no_room { self.begin(false, true) } else { Ok(()) };
         }
-        self.checkpoint()
+        self.shared.state_mut().freed = 0;
+        if self.unsealed.is_empty() {
+            self.make_room()?;
+        }
+        self.begin(true, prepare)
     }
 
-    pub(crate) fn sync_folder(&self) -> Result<(), KeepError> {
-        // Whatever the error, what the folder holds after a power loss is open.
-        self.fs
-            .sync_folder(&self.folder)
-            .map_err(|error| KeepError::Stop(format!("flushing the folder: {error}")))
+    /// Brings everything into a checkpoint, and waits until that is done.
+    pub(crate) fn finish(&mut self) -> Result<(), KeepError> {
+        self.wait()?;
+        if let Some(unused) = self.next.take() {
+            keeper::remove(&*self.fs, &unused.path);
+        }
+        let moved = self.checkpoint_at != (self.writer.number, self.writer.position);
+        self.begin(true, false)?;
+        if !self.busy && moved && self.checkpoint_at != (self.writer.number, self.writer.position) {
+            self.start(true, false)?;
+        }
+        self.wait()?;
+        if self.no_room { Err(KeepError::Full) } else { Ok(()) }
+    }
+
+    /// Begins a round, if there is anything to do in it: a checkpoint, when something waits for
+    /// one, and the next segment, when there is none. The round before must have ended.
+    pub(crate) fn begin(&mut self, checkpoint: bool, prepare: bool) -> Result<(), KeepError> {
+        if checkpoint {
+            let mut state = self.shared.state_mut();
+            let dead = state.sealed.extract_if(.., |_, sealed| sealed.live == 0);
+            self.unneeded.extend(dead.flat_map(|(_, sealed)| sealed.files.paths()));
+            self.unsealed.retain(|files| state.sealed.contains_key(&files.number));
+        }
+        let checkpoint = checkpoint && !(self.unsealed.is_empty() && self.unneeded.is_empty());
+        self.start(checkpoint, prepare && self.next.is_none())
+    }
+
+    fn start(&mut self, checkpoint: bool, prepare: bool) -> Result<(), KeepError> {
+        if !checkpoint && !prepare {
+            return Ok(());
+        }
+        let mut round = Round::default();
+        if checkpoint {
+            self.flush()?;
+            let mut state = self.shared.state_mut();
+            let offset = self.writer.position as u32;
+            let first_id = state.active.first_id;
+            let position = Position { segment: self.writer.number, first_id, offset };
+            round.head = Some(state.snapshot(position));
+            round.unsealed = self.unsealed.clone();
+            round.unneeded = std::mem::take(&mut self.unneeded);
+            round.trim = std::mem::take(&mut self.trim);
+        }
+        if prepare {
+            let number = self.writer.number + 1;
+            // No record in it will have a smaller id.
+            let first_id = self.shared.state().next_id;
+            let header = SegmentHeader { number, generation: 0, last: number, first_id };
+            round.prepare = Some((header, u64::from(self.options.segment_bytes)));
+        }
+        match &self.keeper {
+            Some(keeper) => {
+                keeper.begin(round)?;
+                self.busy = true;
+                Ok(())
+            }
+            None => {
+                let outcome = keeper::work(&*self.fs, &self.folder, &self.shared, round);
+                self.take_up(outcome)
+            }
+        }
+    }
+
+    /// Takes up what the keeper has done.
+    fn collect(&mut self) -> Result<(), KeepError> {
+        match self.keeper.as_ref().and_then(keeper::Keeper::poll) {
+            Some(outcome) => self.take_up(outcome),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the round that is under way has ended.
+    fn wait(&mut self) -> Result<(), KeepError> {
+        match &self.keeper {
+            Some(keeper) if self.busy => {
+                let outcome = keeper.wait()?;
+                self.take_up(outcome)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn take_up(&mut self, Outcome { round, result, checkpoint, next }: Outcome) -> Result<(), KeepError> {
+        self.busy = false;
+        self.next = next.or_else(|| self.next.take());
+        // What was not removed waits for the next checkpoint.
+        self.unneeded.extend(round.unneeded);
+        self.trim.extend(round.trim);
+        if let Some(position) = checkpoint {
+            // None was added: no segment is sealed during a round.
+            self.unsealed.clear();
+            self.checkpoint_at = (position.segment, u64::from(position.offset));
+        }
+        match result {
+            Ok(()) => self.no_room = false,
+            Err(KeepError::Full) => self.no_room = true,
+            Err(stop) => return Err(stop),
+        }
+        Ok(())
     }
 
     /// A checkpoint stands only on what was flushed, whatever the durability.
@@ -149,38 +224,5 @@ impl Committer {
             self.writer.sync().map_err(|error| KeepError::Stop(format!("flushing: {error}")))?;
         }
         Ok(())
-    }
-
-    fn write_checkpoint(&mut self, position: Position, sealing: Option<&Sealing>) -> Result<(), KeepError> {
-        let bytes = checkpoint::encode(&self.shared.state(), position, sealing, now_ms());
-        checkpoint::write(&*self.fs, &self.folder, &bytes).map_err(|failure| match failure {
-            Failure::Full => KeepError::Full,
-            Failure::Stop(error) => KeepError::Stop(format!("writing the checkpoint: {error}")),
-        })?;
-        self.checkpoint_at = (position.segment, u64::from(position.offset));
-        Ok(())
-    }
-
-    /// Removes segments that hold nothing; the checkpoint in force does not name them.
-    fn drop_dead(&mut self) {
-        let mut dead: Vec<_> = {
-            let mut state = self.shared.state_mut();
-            state
-                .sealed
-                .extract_if(.., |_, sealed| sealed.live == 0)
-                .map(|(_, sealed)| sealed.files)
-                .collect()
-        };
-        dead.append(&mut self.garbage);
-        for files in dead {
-            self.remove(&files.index_path);
-            self.remove(&files.log.path);
-        }
-    }
-
-    pub(crate) fn remove(&self, path: &std::path::Path) {
-        if let Err(error) = self.fs.remove(path) {
-            tracing::warn!(file = %path.display(), %error, "cannot remove a file that the queue no longer needs");
-        }
     }
 }

@@ -4,6 +4,9 @@
 //! - a batch is one frame, whole or absent, also after a crash ([`frame`], [`scan`]);
 //! - all waiting batches are written by one thread with one write and one flush ([`committer`]);
 //! - a payload is stored once, however many queues hold it, and is not kept in memory;
+//! - a commit waits for its own flush, not for an index, a checkpoint or a new segment ([`keeper`]);
+//! - what comes behind the checkpoint stands in the active segment, and for a while in the one before
+//!   it; the second is written only when the first was flushed to its end ([`keep`], [`recover`]);
 //! - a sealed segment never changes; what is acknowledged in it is a bit in memory and in the
 //!   checkpoint ([`state`], [`checkpoint`]); it is removed when all of it is ([`keep`]);
 //! - verdicts and marks are part of the frames; once a checkpoint holds their effect, the segment
@@ -14,10 +17,13 @@
 //! The folder:
 //! ```text
 //! lock                    locked while the log is open
-//! checkpoint              what the log held at one position of the active segment (checkpoint)
+//! checkpoint              what the log held at one position of the active segment, or of the one
+//!                         before it (checkpoint)
 //! 0000000007-0000.log     a segment: header (segment) and frames (frame); number and generation.
-//!                         The one with the highest number is the active one, the others are sealed
-//! 0000000007-0000.index   of a sealed one: which queue held which records (index)
+//!                         Behind the active one there may be one that was made ahead, with nothing
+//!                         in it; those before are sealed
+//! 0000000007-0000.index   of a sealed one: which queue held which records (index); it may be missing
+//!                         from the last sealed one after a crash
 //! torn-*, damaged-*       what recovery cut off and repair set aside, for people to look at
 //! ```
 //! Every file begins with its magic and [`crate::FORMAT_VERSION`].
@@ -30,12 +36,15 @@ pub(crate) mod frame;
 pub(crate) mod inbox;
 pub(crate) mod index;
 pub(crate) mod keep;
+pub(crate) mod keeper;
+pub(crate) mod marks;
 pub(crate) mod queue;
 pub(crate) mod read;
 pub(crate) mod recover;
 pub(crate) mod reserve;
 pub(crate) mod scan;
 pub(crate) mod segment;
+pub(crate) mod snapshot;
 pub(crate) mod state;
 
 use std::path::Path;
@@ -57,6 +66,7 @@ use crate::log::committer::{Committer, Shared};
 use crate::log::find::Scan;
 use crate::log::inbox::{Commit, Inbox, Job, Limit};
 use crate::log::index::Pages;
+use crate::log::keeper::Keeper;
 use crate::log::queue::Queue;
 use crate::log::reserve::Reserve;
 use crate::options::{MAX_SEGMENT, MIN_SEGMENT};
@@ -121,7 +131,7 @@ impl Log {
             inbox,
             closed: AtomicBool::new(false),
         });
-        let committer = Committer {
+        let mut committer = Committer {
             shared: Arc::clone(&shared),
             fs,
             folder: folder.to_owned(),
@@ -129,13 +139,21 @@ impl Log {
             options,
             writer: opened.writer,
             encoder: frame::Encoder::default(),
-            garbage: Vec::new(),
+            keeper: None,
+            busy: false,
+            no_room: false,
+            next: None,
+            unsealed: opened.unsealed,
+            unneeded: opened.unneeded,
+            trim: Vec::new(),
             damaged: std::collections::HashSet::new(),
             checkpoint_at: (0, 0),
             _lock: lock,
         };
         let (answer, ended) = oneshot::channel();
         let started = Readers::start(READERS).and_then(|readers| {
+            let fs = Arc::clone(&committer.fs);
+            committer.keeper = Some(Keeper::start(fs, folder.to_owned(), Arc::clone(&shared))?);
             let builder = std::thread::Builder::new().name("queue-commit".to_owned());
             Ok((readers, builder.spawn(move || committer.run(answer))?))
         });
@@ -275,7 +293,7 @@ impl QueueBackend for Log {
     }
 
     fn mark(&self, key: u128) -> BoxFuture<'static, Result<Option<u64>, QueueError>> {
-        ready(self.shared.check_open().map(|()| self.shared.state().marks.get(&key).copied()))
+        ready(self.shared.check_open().map(|()| self.shared.state().marks.get(key)))
     }
 
     fn stats(&self, queue: QueueName) -> BoxFuture<'static, Result<QueueStats, QueueError>> {

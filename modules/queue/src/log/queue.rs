@@ -43,6 +43,8 @@ pub(crate) struct Queue {
     pub(crate) parked: u64,
     /// In the active segment, oldest first; acknowledged ones only behind one that is not.
     pub(crate) tail: VecDeque<Slot>,
+    /// The state has noted that there may be something in it.
+    pub(crate) tailed: bool,
     /// In sealed segments, oldest first.
     pub(crate) runs: VecDeque<Run>,
     pub(crate) special: BTreeMap<u64, Special>,
@@ -57,6 +59,7 @@ impl Queue {
             bytes: 0,
             parked: 0,
             tail: VecDeque::new(),
+            tailed: false,
             runs: VecDeque::new(),
             special: BTreeMap::new(),
             leases: BTreeMap::new(),

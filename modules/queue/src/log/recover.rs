@@ -1,12 +1,16 @@
 //! Opens a log: the checkpoint, the directories of sealed segments, and the frames behind the
 //! checkpoint.
 //!
-//! What must hold: of sealed segments nothing but the directory of the index is read; a torn end
+//! Behind the checkpoint there may be two segments: a crash can come before the checkpoint that was to
+//! name the first as sealed. It is sealed again, in memory, and the committer sees to the rest.
+//!
+//! What must hold: of segments that the checkpoint names as sealed nothing but the directory of the
+//! index is read; a torn end
 //! is cut off, and flushed as cut off, before anything is written behind it; damage in front of
 //! acknowledged data stops the start and changes nothing.
 
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +20,7 @@ use crate::fs::{FileSystem, write_all};
 use crate::log::checkpoint::{self, Checkpoint, Position};
 use crate::log::find::resolve;
 use crate::log::frame::{Change, Control, Frame};
-use crate::log::index::{self, LogFile, PageError, Pages, Slot, file_names};
+use crate::log::index::{self, Identity, LogFile, PageError, Pages, SegmentFiles, Slot, file_names};
 use crate::log::scan::{End, Window, judge};
 use crate::log::segment::{self, SegmentHeader, Writer};
 use crate::log::state::{Active, Run, Sealed, State};
@@ -37,6 +41,10 @@ pub(crate) fn moment(ms: u64) -> SystemTime {
 pub(crate) struct Opened {
     pub(crate) state: State,
     pub(crate) writer: Writer,
+    /// Segments behind the checkpoint that were sealed again, but in memory only.
+    pub(crate) unsealed: Vec<Arc<SegmentFiles>>,
+    /// Files that the checkpoint still needs, and that nothing does after the next one.
+    pub(crate) unneeded: Vec<PathBuf>,
 }
 
 /// Opens the log of a folder that is locked.
@@ -50,24 +58,48 @@ pub(crate) fn open(
     let Some(checkpoint) = checkpoint::read(fs, folder, now_ms())? else {
         return create(fs, folder, &names, options);
     };
-    let position = checkpoint.position;
+    let mut from = u64::from(checkpoint.position.offset);
     let mut state = load(fs, folder, checkpoint)?;
-    let log = Arc::clone(&state.active.log);
-    let header = segment::read_header(&log)?;
-    if header.number != position.segment {
-        return Err(OpenError::damaged(&log.path, 0, "the file is another segment than its name says"));
-    }
-    let mut window = Window::new(&log)?;
-    let from = u64::from(position.offset);
-    if window.len < from {
-        let detail = format!("the file is cut off; up to byte {from} it was flushed");
-        return Err(OpenError::damaged(&log.path, window.len, detail));
-    }
-    let end = replay(&mut state, pages, &mut window, from)?;
-    let judged = judge(&mut window, end, position.segment)?;
-    match judged {
-        End::Clean => {}
-        End::Torn { whole } => {
+    let mut keep = Vec::new();
+    let (mut unsealed, mut unneeded) = (Vec::new(), Vec::new());
+    loop {
+        let log = Arc::clone(&state.active.log);
+        let number = state.active.number;
+        keep.push(file_names(number, 0).0);
+        let header = segment::read_header(&log)?;
+        if header.number != number {
+            return Err(OpenError::damaged(&log.path, 0, "the file is another segment than its name says"));
+        }
+        let mut window = Window::new(&log)?;
+        if window.len < from {
+            let detail = format!("the file is cut off; up to byte {from} it was flushed");
+            return Err(OpenError::damaged(&log.path, window.len, detail));
+        }
+        let end = replay(&mut state, pages, &mut window, from)?;
+        let judged = judge(&mut window, end, number)?;
+        if let End::Damaged { witness } = judged {
+            let detail =
+                format!("a batch that was flushed cannot be read, and behind it, at byte {witness}, one can");
+            return Err(OpenError::damaged(&log.path, end, detail));
+        }
+        if let Some((next, at, first_id)) = following(fs, folder, number)? {
+            // It was begun when this one was flushed to its end.
+            let fits = at > u64::from(segment::HEADER) || first_id == state.next_id;
+            if judged != End::Clean || !fits {
+                let path = next.path.display();
+                let detail = format!("a batch that was flushed cannot be read; {path} was begun behind it");
+                return Err(OpenError::damaged(&log.path, end, detail));
+            }
+            let first_id = state.next_id;
+            let identity = Identity { number, generation: 0, last: number, log_len: end };
+            match state.seal(&identity, Active { number: number + 1, first_id, log: next }) {
+                Some(files) => unsealed.push(files),
+                None => unneeded.push(log.path.clone()),
+            }
+            from = u64::from(segment::HEADER);
+            continue;
+        }
+        if let End::Torn { whole } = judged {
             tracing::warn!(
                 file = %log.path.display(), offset = end, whole_batches = whole,
                 "the last batches were not written completely; they were not acknowledged as flushed, and are cut off"
@@ -76,17 +108,36 @@ pub(crate) fn open(
                 set_aside(fs, folder, &mut window, end)?;
             }
         }
-        End::Damaged { witness } => {
-            let detail =
-                format!("a batch that was flushed cannot be read, and behind it, at byte {witness}, one can");
-            return Err(OpenError::damaged(&log.path, end, detail));
-        }
+        let capacity = u64::from(options.segment_bytes).max(end);
+        settle_end(&log, window, from, end, capacity, judged)?;
+        remove_leftovers(fs, folder, &names, &state, keep);
+        let writer = Writer::new(Arc::clone(&log), number, end, capacity);
+        return Ok(Opened { state, writer, unsealed, unneeded });
     }
-    let capacity = u64::from(options.segment_bytes).max(end);
-    settle_end(&log, window, from, end, capacity, judged)?;
-    remove_leftovers(fs, folder, &names, &state);
-    let writer = Writer::new(log, position.segment, end, capacity);
-    Ok(Opened { state, writer })
+}
+
+/// The segment behind one, if there is a whole batch in it: where the first one stands, and its
+/// first id. One that was only made ahead holds none; nor does one whose first batches are torn, and
+/// these were not acknowledged.
+pub(crate) fn following(
+    fs: &dyn FileSystem,
+    folder: &Path,
+    number: u32,
+) -> Result<Option<(Arc<LogFile>, u64, u64)>, OpenError> {
+    let path = folder.join(file_names(number + 1, 0).0);
+    let file = match fs.open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::io("open", &path)(error)),
+    };
+    let log = Arc::new(LogFile { file, path });
+    let mut window = Window::new(&log)?;
+    let begin = u64::from(segment::HEADER);
+    if window.is_zero(begin)? {
+        return Ok(None);
+    }
+    let first = window.next_frame(begin, number + 1)?;
+    Ok(first.map(|(at, header)| (log, at, header.first_id)))
 }
 
 /// A new log, in a folder that has none.
@@ -114,9 +165,10 @@ fn create(
         segment::create(fs, folder, header, capacity).map_err(OpenError::io("make a segment in", folder))?;
     fs.sync_folder(folder).map_err(OpenError::io("flush", folder))?;
     let active = Active { number: 1, first_id: 1, log: Arc::clone(&log) };
-    let state = State::new(active);
+    let mut state = State::new(active);
     let position = Position { segment: 1, first_id: 1, offset: segment::HEADER };
-    let bytes = checkpoint::encode(&state, position, None, now_ms());
+    let head = state.snapshot(position);
+    let bytes = checkpoint::encode(&head, |out, count| state.copy_some(out, count));
     checkpoint::write(fs, folder, &bytes).map_err(|failure| match failure {
         checkpoint::Failure::Full => {
             OpenError::io("write the checkpoint in", folder)(std::io::ErrorKind::StorageFull.into())
@@ -124,7 +176,7 @@ fn create(
         checkpoint::Failure::Stop(error) => OpenError::io("write the checkpoint in", folder)(error),
     })?;
     let writer = Writer::new(log, 1, u64::from(segment::HEADER), capacity);
-    Ok(Opened { state, writer })
+    Ok(Opened { state, writer, unsealed: Vec::new(), unneeded: Vec::new() })
 }
 
 /// The state that a checkpoint describes.
@@ -139,15 +191,19 @@ pub(crate) fn load(fs: &dyn FileSystem, folder: &Path, checkpoint: Checkpoint) -
     let active = Active { number: position.segment, first_id: position.first_id, log };
     let mut state = State::new(active);
     state.next_id = checkpoint.next_id;
-    state.marks = checkpoint.marks;
+    state.marks = checkpoint.marks.into();
     for entry in checkpoint.sealed {
         let (files, runs) = index::open(fs, folder, entry.number, entry.generation)?;
         if files.slots != entry.slots {
             return Err(OpenError::damaged(&files.index_path, 0, "the index does not match the checkpoint"));
         }
         let number = entry.number;
-        let mut sealed =
-            Sealed { files: Arc::new(files), done: entry.done, live: 0, live_bytes: entry.live_bytes };
+        let mut sealed = Sealed {
+            files: Arc::new(files),
+            done: Arc::new(entry.done),
+            live: 0,
+            live_bytes: entry.live_bytes,
+        };
         let mut start = 0;
         for run in runs {
             let live = sealed.count_live(start, run.count);
@@ -220,7 +276,7 @@ pub(crate) fn apply_what_is_whole(
         |control| {
             let mut state = cell.borrow_mut();
             match control {
-                Control::Mark(mark) => state.mark(mark),
+                Control::Mark(mark) => state.marks.change(mark),
                 Control::Purge { queue } => state.purge(queue),
                 Control::Settle { queue, id, change } => {
                     let place = loop {
@@ -313,9 +369,15 @@ fn set_aside(
     Ok(())
 }
 
-/// Removes what a crash has left: files that the checkpoint does not name.
-fn remove_leftovers(fs: &dyn FileSystem, folder: &Path, names: &[String], state: &State) {
-    let mut keep = vec![file_names(state.active.number, 0).0];
+/// Removes what a crash has left: files that the checkpoint does not name, nor need, but those to
+/// `keep`.
+fn remove_leftovers(
+    fs: &dyn FileSystem,
+    folder: &Path,
+    names: &[String],
+    state: &State,
+    mut keep: Vec<String>,
+) {
     for sealed in state.sealed.values() {
         let (log, index) = file_names(sealed.files.number, sealed.files.generation);
         keep.extend([log, index]);

@@ -6,23 +6,25 @@
 //! state. A record of the active segment costs 16 bytes per queue until it is acknowledged; one of
 //! a sealed segment a bit, and its queue 24 bytes per segment.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waystation_core::queue::{LeaseId, Mark, QueueName};
+use waystation_core::queue::{LeaseId, QueueName};
 
 use crate::check;
 use crate::log::frame::Change;
-use crate::log::index::{IndexRun, LogFile, SegmentFiles, Slot};
+use crate::log::index::{Identity, IndexRun, LogFile, PER_PAGE, Page, SegmentFiles, Slot, Unwritten};
+use crate::log::marks::Marks;
 use crate::log::queue::DONE;
-pub(crate) use crate::log::queue::{Queue, Run, Special};
+pub(crate) use crate::log::queue::{Queue, Run};
+use crate::log::snapshot::{Copying, before_change};
 
 /// A sealed segment.
 pub(crate) struct Sealed {
     pub(crate) files: Arc<SegmentFiles>,
     /// A bit per slot: acknowledged.
-    pub(crate) done: Vec<u64>,
+    pub(crate) done: Arc<Vec<u64>>,
     pub(crate) live: u32,
     /// About how many bytes of the log file the live slots need.
     pub(crate) live_bytes: u64,
@@ -34,7 +36,8 @@ impl Sealed {
     }
 
     fn set_done(&mut self, slot: u32) {
-        self.done[(slot / 64) as usize] |= 1 << (slot % 64);
+        // Copied when a snapshot holds it: at most once for each.
+        Arc::make_mut(&mut self.done)[(slot / 64) as usize] |= 1 << (slot % 64);
     }
 
     /// Live slots of a range.
@@ -79,13 +82,17 @@ pub(crate) struct Active {
 pub(crate) struct State {
     names: HashMap<QueueName, u32>,
     order: BTreeMap<QueueName, u32>,
-    queues: Vec<Option<Queue>>,
+    pub(crate) queues: Vec<Option<Queue>>,
     unused: Vec<u32>,
     /// Queues that hold nothing and are kept because they are likely to hold something again.
     empty: usize,
     pub(crate) sealed: BTreeMap<u32, Sealed>,
     pub(crate) active: Active,
-    pub(crate) marks: HashMap<u128, u64>,
+    pub(crate) marks: Marks,
+    /// The snapshot that is under way.
+    pub(crate) copying: Option<Copying>,
+    /// Queues that may have records in the active segment.
+    tailed: Vec<u32>,
     pub(crate) next_id: u64,
     /// Bytes of sealed segments that acknowledgements have set free since this was last looked at.
     pub(crate) freed: u64,
@@ -107,7 +114,9 @@ impl State {
             sealed: BTreeMap::new(),
             next_id: active.first_id,
             active,
-            marks: HashMap::new(),
+            marks: Marks::default(),
+            copying: None,
+            tailed: Vec::new(),
             freed: 0,
             leases: HashMap::new(),
             last_lease: 0,
@@ -146,7 +155,13 @@ impl State {
 
     /// The queue of a name, made when there is none.
     pub(crate) fn ensure(&mut self, name: &str) -> &mut Queue {
-        let number = match self.names.get(name) {
+        let number = self.number(name);
+        // The number of a name is that of a queue that exists.
+        self.queues[number as usize].get_or_insert_with(|| Queue::new(QueueName::from(name)))
+    }
+
+    fn number(&mut self, name: &str) -> u32 {
+        match self.names.get(name) {
             Some(number) => *number,
             None => {
                 let name = QueueName::from(name);
@@ -154,39 +169,37 @@ impl State {
                     self.queues.push(None);
                     self.queues.len() as u32 - 1
                 });
+                before_change(&mut self.copying, number, None);
                 self.names.insert(name.clone(), number);
                 self.order.insert(name.clone(), number);
                 self.queues[number as usize] = Some(Queue::new(name));
                 self.empty += 1;
                 number
             }
-        };
-        // Numbers in `names` are those of queues that exist; it was made above otherwise.
-        self.queues[number as usize].get_or_insert_with(|| Queue::new(QueueName::from(name)))
+        }
+    }
+
+    /// Puts a slot into the tail of a queue.
+    fn put_in_tail(&mut self, name: &str, slot: Slot) -> Option<&mut Queue> {
+        let number = self.number(name);
+        let queue = self.queues[number as usize].as_mut()?;
+        before_change(&mut self.copying, number, Some(queue));
+        if !queue.tailed {
+            queue.tailed = true;
+            self.tailed.push(number);
+        }
+        queue.tail.push_back(slot);
+        Some(queue)
     }
 
     /// Puts a record of the active segment into a queue.
     pub(crate) fn append(&mut self, queue: &str, slot: Slot) {
-        let queue = self.ensure(queue);
+        let Some(queue) = self.put_in_tail(queue, slot) else { return };
         let was_empty = queue.is_empty();
         queue.pending += 1;
         queue.bytes += u64::from(slot.len);
-        queue.tail.push_back(slot);
         if was_empty {
             self.empty -= 1;
-        }
-    }
-
-    /// Changes a mark: it only grows.
-    pub(crate) fn mark(&mut self, mark: Mark) {
-        match mark.value {
-            Some(value) => {
-                let present = self.marks.entry(mark.key).or_insert(value);
-                *present = value.max(*present);
-            }
-            None => {
-                self.marks.remove(&mark.key);
-            }
         }
     }
 
@@ -210,6 +223,7 @@ impl State {
             (_, Some(index)) => queue.tail[index].len,
             _ => return,
         };
+        before_change(&mut self.copying, number, Some(queue));
         let parked = queue.is_parked(id);
         match change {
             Change::Ack => {
@@ -279,6 +293,7 @@ impl State {
         if queue.is_empty() {
             return;
         }
+        before_change(&mut self.copying, number, Some(queue));
         for run in queue.runs.drain(..) {
             if let Some(sealed) = self.sealed.get_mut(&run.segment) {
                 (run.start..run.start + run.count).for_each(|slot| sealed.set_done(slot));
@@ -311,7 +326,7 @@ impl State {
         self.empty = 0;
     }
 
-    /// What the index of the active segment has to hold: its live slots, by queue.
+    /// What the active segment holds: its live slots, by queue.
     pub(crate) fn tails(&self) -> Vec<IndexRun> {
         let runs = self.all_queues().map(|queue| IndexRun {
             queue: QueueName::clone(&queue.name),
@@ -320,30 +335,48 @@ impl State {
         runs.filter(|run| !run.slots.is_empty()).collect()
     }
 
-    /// The active segment was sealed with the index of [`State::tails`]; `files` is `None` when
-    /// it held nothing.
-    pub(crate) fn seal(&mut self, files: Option<Arc<SegmentFiles>>, next: Active) {
-        let mut start = 0;
-        let mut live_bytes = 0;
-        for queue in self.queues.iter_mut().flatten() {
+    /// Seals the active segment, which is the one that `identity` names, and goes on with another.
+    /// The index is in memory and still to be written; `None` when the segment holds nothing.
+    ///
+    /// This takes time for the live records and the queues of that one segment only.
+    pub(crate) fn seal(&mut self, identity: &Identity, next: Active) -> Option<Arc<SegmentFiles>> {
+        let old = std::mem::replace(&mut self.active, next);
+        let mut index = Unwritten::default();
+        let mut page = Vec::with_capacity(PER_PAGE as usize);
+        let (mut start, mut live_bytes) = (0, 0);
+        for number in std::mem::take(&mut self.tailed) {
+            // One that was forgotten and came back may stand there twice.
+            let Some(queue) = self.queues[number as usize].as_mut() else { continue };
+            queue.tailed = false;
+            let tail = std::mem::take(&mut queue.tail);
+            let live = tail.iter().filter(|slot| slot.len & DONE == 0);
+            let Some(first_id) = live.clone().next().map(|slot| slot.id) else { continue };
             let before = start;
-            let first_id = queue.tail_from(0).next().map_or(0, |slot| slot.id);
-            for slot in queue.tail_from(0) {
+            for slot in live {
+                page.push(*slot);
                 start += 1;
                 live_bytes += u64::from(slot.len) + RECORD_COST;
+                if start % PER_PAGE == 0 {
+                    index.pages.push(Page::from(&page[..]));
+                    page.clear();
+                }
             }
             let count = start - before;
-            if let Some(files) = files.as_ref().filter(|_| count > 0) {
-                let segment = files.number;
-                queue.runs.push_back(Run { first_id, segment, start: before, count, live: count });
-            }
-            queue.tail = VecDeque::new();
+            index.runs.push((QueueName::clone(&queue.name), first_id, count));
+            let run = Run { first_id, segment: identity.number, start: before, count, live: count };
+            queue.runs.push_back(run);
         }
-        if let Some(files) = files {
-            let done = vec![0; (start as usize).div_ceil(64)];
-            self.sealed.insert(files.number, Sealed { files, done, live: start, live_bytes });
+        if start == 0 {
+            return None;
         }
-        self.active = next;
+        if !page.is_empty() {
+            index.pages.push(Page::from(&page[..]));
+        }
+        let files = Arc::new(SegmentFiles::unwritten(identity, start, old.log, index));
+        let done = Arc::new(vec![0; (start as usize).div_ceil(64)]);
+        let sealed = Sealed { files: Arc::clone(&files), done, live: start, live_bytes };
+        self.sealed.insert(identity.number, sealed);
+        Some(files)
     }
 
     /// Puts what a compaction has made in the place of the segments `window`: its runs, each with
@@ -428,6 +461,6 @@ impl State {
 
     /// Puts a slot into a queue's tail without counting it, while a checkpoint is read.
     pub(crate) fn restore_tail(&mut self, name: &str, slot: Slot) {
-        self.ensure(name).tail.push_back(slot);
+        self.put_in_tail(name, slot);
     }
 }

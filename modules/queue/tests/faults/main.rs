@@ -14,11 +14,19 @@ mod support;
 
 use std::path::Path;
 use std::sync::Arc;
+<<<<<<< HEAD
 use std::time::{Duration, SystemTime};
 
 use history::History;
 use sim::{Disk, Image, Mode, Op, Sim};
 use waystation_core::queue::{Batch, QueueBackend, QueueError, Verdict};
+=======
+use std::time::{Duration, Instant, SystemTime};
+
+use history::History;
+use sim::{Disk, Image, Mode, Op, Pace, Sim};
+use waystation_core::queue::{Batch, QueueBackend, QueueError, RecordId, Verdict};
+>>>>>>> ckpt
 use waystation_core::storage::Durability;
 use waystation_queue::{MIN_SEGMENT, OpenError, Options, open_on};
 
@@ -64,8 +72,9 @@ fn recover(image: &Image, mut history: History) {
 }
 
 /// Runs the script with a fault at one operation; false when it was over before.
-fn run_with_fault(at: u64, mode: Mode) -> bool {
+fn run_with_fault(at: u64, mode: Mode, pace: Pace) -> bool {
     let sim = Sim::new(&Image::new(), Some((at, mode)));
+    sim.set_pace(pace);
     let mut history = History::default();
     match open_sim(&sim, Durability::Fsync) {
         Ok(queue) => {
@@ -73,7 +82,8 @@ fn run_with_fault(at: u64, mode: Mode) -> bool {
                 history.step(&queue, n, || sim.flush_failed());
             }
             // Closing fails when the queue has stopped, and may run into the fault itself.
-            let _ = block_on(queue.close());
+            let closed = block_on(queue.close());
+            assert!(closed.is_err() || !(sim.flush_failed() || sim.keeping_failed()), "at {at}, {pace:?}");
         }
         Err(error) => assert!(sim.fired(), "{error}"),
     }
@@ -98,11 +108,14 @@ fn run_with_fault(at: u64, mode: Mode) -> bool {
 }
 
 fn every_operation(mode: Mode) {
-    let mut at = 0;
-    while run_with_fault(at, mode) {
-        at += 1;
+    // The thread beside the commits as quick as it can, in between, and as late as it may.
+    for pace in [Pace::Free, Pace::Behind(3), Pace::Behind(1000)] {
+        let mut at = 0;
+        while run_with_fault(at, mode, pace) {
+            at += 1;
+        }
+        assert!(at > 150, "the script has too few operations: {at}, {pace:?}");
     }
-    assert!(at > 150, "the script has too few operations: {at}");
 }
 
 #[test]
@@ -164,6 +177,7 @@ fn recover_count(sim: &Sim, count: usize) {
 
 #[test]
 fn a_lease_begins_when_it_is_handed_out_however_long_committing_it_takes() {
+<<<<<<< HEAD
     let sim = Sim::new(&Image::new(), None);
     let queue = open_sim(&sim, Durability::Fsync).unwrap();
     block_on(queue.commit(support::records(&["a"], &["0"]))).unwrap();
@@ -186,7 +200,52 @@ fn a_lease_begins_when_it_is_handed_out_however_long_committing_it_takes() {
 
 #[test]
 fn every_crash_image_of_a_short_run_opens() {
+=======
+>>>>>>> ckpt
     let sim = Sim::new(&Image::new(), None);
+    let queue = open_sim(&sim, Durability::Fsync).unwrap();
+    block_on(queue.commit(support::records(&["a"], &["0"]))).unwrap();
+    sim.set_flush_time(Duration::from_millis(400));
+    let asked = SystemTime::now();
+    let how_long = Duration::from_millis(300);
+    let leased = block_on(queue.lease("a".into(), 1, how_long)).unwrap();
+    assert_eq!(leased.len(), 1, "the lease was over before it was handed out");
+    assert!(leased[0].until >= asked + how_long + Duration::from_millis(300));
+    sim.set_flush_time(Duration::ZERO);
+    block_on(queue.settle(leased[0].lease, Verdict::Ack)).unwrap();
+    // Nothing of it is left once it is over, either.
+    block_on(queue.commit(support::records(&["a"], &["1"]))).unwrap();
+    let leased = block_on(queue.lease("a".into(), 1, Duration::from_millis(1))).unwrap();
+    assert_eq!(leased.len(), 1);
+    std::thread::sleep(Duration::from_millis(20));
+    let again = block_on(queue.lease("a".into(), 1, how_long)).unwrap();
+    assert_eq!(again[0].record.id, leased[0].record.id, "a lease of no end was left");
+}
+
+/// Whether a crash has left two segments behind the checkpoint: the second has batches in it, and
+/// the first no index.
+fn has_two_open_segments(image: &Image) -> bool {
+    image.iter().any(|(name, log)| {
+        let number = name.strip_suffix("-0000.log").and_then(|number| number.parse::<u32>().ok());
+        let before = number.map(|number| format!("{:010}-0000", number - 1));
+        log.get(64..).is_some_and(|frames| frames.iter().any(|byte| *byte != 0))
+            && before.is_some_and(|before| {
+                image.contains_key(&format!("{before}.log"))
+                    && !image.contains_key(&format!("{before}.index"))
+            })
+    })
+}
+
+#[test]
+fn every_crash_image_of_a_short_run_opens() {
+    for pace in [Pace::Free, Pace::Behind(2), Pace::Behind(1000)] {
+        every_crash_image(pace);
+    }
+}
+
+fn every_crash_image(pace: Pace) {
+    let sim = Sim::new(&Image::new(), None);
+    sim.set_pace(pace);
     let queue = open_sim(&sim, Durability::Fsync).unwrap();
     let mut history = History::default();
     // What was answered by which operation.
@@ -198,7 +257,7 @@ fn every_crash_image_of_a_short_run_opens() {
     drop(queue);
     let mut disk = Disk::default();
     let mut dice = Dice(7);
-    let mut images = 0;
+    let (mut images, mut two) = (0, 0);
     for (n, op) in sim.trace().iter().enumerate() {
         disk.apply(op);
         // Answered before this operation: what must be there. Asked after it: what must not.
@@ -218,11 +277,111 @@ fn every_crash_image_of_a_short_run_opens() {
                     index += 1;
                     keep(index - 1)
                 });
+                two += usize::from(has_two_open_segments(&image));
                 recover(&image, expected.clone());
                 images += 1;
             }
         }
         recover(&disk.cut(|| dice.half()), expected);
     }
-    assert!(images > 1000, "{images}");
+    assert!(images > 500, "{images}, {pace:?}");
+    assert!(two > 50 || pace == Pace::Free, "{two} with two segments behind the checkpoint, {pace:?}");
+}
+
+/// A run that has gone on in a second segment while the thread that keeps the folder in shape stood
+/// still; the ids of "a".
+fn two_open_segments() -> (Sim, Arc<dyn QueueBackend>, Vec<RecordId>) {
+    let sim = Sim::new(&Image::new(), None);
+    let queue = open_sim(&sim, Durability::Fsync).unwrap();
+    let commit = |n: usize| block_on(queue.commit(support::records(&["a"], &[&format!("{n:0500}")])));
+    let mut ids: Vec<_> = (0..5).flat_map(|n| commit(n).unwrap()).collect();
+    // The next segment is made, its name flushed last.
+    let made = |trace: &[Op]| {
+        let created = trace.iter().position(|op| matches!(op, Op::Create(name) if name.contains("2-0000")));
+        created.is_some_and(|at| trace[at..].iter().any(|op| matches!(op, Op::SyncFolder)))
+    };
+    let began = Instant::now();
+    while !made(&sim.trace()) {
+        assert!(began.elapsed() < Duration::from_secs(10), "the next segment is made ahead");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    sim.set_pace(Pace::Held);
+    ids.extend((5..11).flat_map(|n| commit(n).unwrap()));
+    block_on(queue.commit(support::ack("a", ids.remove(1)))).unwrap();
+    assert!(has_two_open_segments(&sim.disk().kill()), "commits do not wait for an index or a checkpoint");
+    (sim, queue, ids)
+}
+
+fn ids_of(queue: &Arc<dyn QueueBackend>) -> Vec<RecordId> {
+    block_on(support::all(queue, "a")).iter().map(|record| record.id).collect()
+}
+
+#[test]
+fn commits_go_on_while_a_checkpoint_is_written_and_closing_waits_for_it() {
+    let (sim, queue, ids) = two_open_segments();
+    assert_eq!(ids_of(&queue), ids, "what stands in a segment without an index can be read");
+    for image in [sim.disk().kill(), sim.disk().cut(|| false), sim.disk().cut(|| true)] {
+        let again = Sim::new(&image, None);
+        let queue = open_sim(&again, Durability::Fsync).unwrap();
+        assert_eq!(ids_of(&queue), ids);
+        block_on(queue.close()).unwrap();
+        assert!(again.disk().kill().contains_key("0000000001-0000.index"), "sealed once more");
+        let queue = open_sim(&Sim::new(&again.disk().cut(|| false), None), Durability::Fsync).unwrap();
+        assert_eq!(ids_of(&queue), ids);
+    }
+    let closing = queue.close();
+    let release = sim.clone();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!release.disk().kill().contains_key("0000000001-0000.index"));
+        release.set_pace(Pace::Free);
+    });
+    block_on(closing).unwrap();
+    thread.join().unwrap();
+    let files: Vec<_> = sim.disk().cut(|| false).into_keys().collect();
+    let expected = ["0000000001-0000.index", "0000000001-0000.log", "0000000002-0000.log", "checkpoint"];
+    assert_eq!(files, expected, "all is done, and nothing that was made ahead is left");
+    let done = sim.operations();
+    drop(queue);
+    assert_eq!(sim.operations(), done);
+}
+
+#[test]
+fn damage_in_the_first_of_two_open_segments_is_refused_and_repaired() {
+    let (sim, _queue, ids) = two_open_segments();
+    let image = sim.disk().kill();
+    sim.set_pace(Pace::Free);
+    let log = &image["0000000001-0000.log"];
+    let end = log.iter().rposition(|byte| *byte != 0).unwrap();
+    // Of the last record of the first segment; and all of it, as if it had never been written.
+    let begin = (64..end).rev().find(|at| log[*at..].starts_with(b"WYQ1")).unwrap();
+    for damage in [end - 20..end - 19, begin..end + 1] {
+        let mut image = image.clone();
+        let log = image.get_mut("0000000001-0000.log").unwrap();
+        log[damage.clone()].iter_mut().for_each(|byte| *byte = 0);
+        let error = open_sim(&Sim::new(&image, None), Durability::Fsync).err().unwrap();
+        let OpenError::Damaged { path, offset, .. } = error else { panic!("{error}") };
+        assert_eq!((path, offset), (Path::new("/queue/0000000001-0000.log").to_owned(), begin as u64));
+        let sim = Sim::new(&image, None);
+        let report = waystation_queue::repair_on(Arc::new(sim.clone()), Path::new("/queue")).unwrap();
+        let queue = open_sim(&Sim::new(&sim.disk().cut(|| false), None), Durability::Fsync).unwrap();
+        let read = ids_of(&queue);
+        assert_eq!(read.len(), ids.len() - 1, "{damage:?}: {report}");
+        assert!(read.iter().all(|id| ids.contains(id)) && read.last() == ids.last());
+    }
+}
+
+#[test]
+fn no_room_for_what_is_made_ahead_fails_no_commit_that_fits() {
+    let sim = Sim::new(&Image::new(), None);
+    let queue = open_sim(&sim, Durability::Fsync).unwrap();
+    sim.set_room(Some(5000));
+    let commit = |n: usize| block_on(queue.commit(support::records(&["a"], &[&format!("{n:0500}")])));
+    let taken = (0..20).take_while(|n| commit(*n).is_ok()).count();
+    assert_eq!(taken, 6, "as many as one segment holds");
+    assert!(matches!(commit(6), Err(QueueError::Full)));
+    block_on(queue.commit(support::mark(1, Some(1)))).unwrap();
+    sim.set_room(None);
+    let more: Vec<_> = (6..30).flat_map(|n| commit(n).unwrap()).collect();
+    assert_eq!((ids_of(&queue).len(), more.len()), (30, 24));
 }

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use waystation_queue::fs::{File, FileSystem, FreeSpace, Lock};
 
@@ -206,19 +206,51 @@ struct State {
     room: Option<u64>,
     /// How long a flush of a file takes.
     flush_time: Duration,
+    /// How the thread that keeps the folder in shape is slowed down.
+    pace: Pace,
+    /// Operations of all other threads.
+    others: u64,
+    /// A flush of the thread that keeps the folder in shape has failed.
+    keeping_failed: bool,
+}
+
+/// How the thread that keeps the folder in shape gets on beside the one that commits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pace {
+    #[default]
+    Free,
+    /// Each of its operations comes after some of others, unless these wait for it.
+    Behind(u64),
+    /// It stands still.
+    Held,
+}
+
+/// How long no other thread does anything when all of them wait for the one that is behind.
+const WAITING: Duration = Duration::from_micros(200);
+
+/// Whether this is the thread that keeps the folder in shape.
+fn keeps() -> bool {
+    std::thread::current().name() == Some("queue-keep")
 }
 
 /// See the module's header.
 #[derive(Clone, Default)]
-pub(crate) struct Sim(Arc<Mutex<State>>);
+pub(crate) struct Sim(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
 
 impl Sim {
     pub(crate) fn new(image: &Image, fault: Option<(u64, Mode)>) -> Self {
-        Self(Arc::new(Mutex::new(State { disk: Disk::of(image), fault, ..State::default() })))
+        let state = State { disk: Disk::of(image), fault, ..State::default() };
+        Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no panic while it is held")
+        self.0.state.lock().expect("no panic while it is held")
     }
 
     pub(crate) fn fired(&self) -> bool {
@@ -252,8 +284,43 @@ impl Sim {
         self.state().flush_time = time;
     }
 
+    /// Slows the thread that keeps the folder in shape down from now on.
+    pub(crate) fn set_pace(&self, pace: Pace) {
+        self.state().pace = pace;
+        self.0.changed.notify_all();
+    }
+
+    pub(crate) fn keeping_failed(&self) -> bool {
+        self.state().keeping_failed
+    }
+
     fn act(&self, op: Op) -> io::Result<usize> {
         let mut state = self.state();
+        if keeps() {
+            let mut seen = state.others;
+            let (began, asked) = (seen, Instant::now());
+            loop {
+                let behind = match state.pace {
+                    Pace::Free => 0,
+                    Pace::Behind(operations) => began + operations,
+                    Pace::Held => u64::MAX,
+                };
+                // A test that fails must end all the same.
+                if state.others >= behind || state.dead || asked.elapsed() > Duration::from_secs(10) {
+                    break;
+                }
+                let (next, slept) =
+                    self.0.changed.wait_timeout(state, WAITING).expect("no panic while it is held");
+                state = next;
+                if slept.timed_out() && state.others == seen && state.pace != Pace::Held {
+                    break;
+                }
+                seen = state.others;
+            }
+        } else {
+            state.others += 1;
+            self.0.changed.notify_all();
+        }
         state.act(op)
     }
 }
@@ -278,11 +345,11 @@ impl State {
             match (mode, &op) {
                 (Mode::Error, Op::Sync(inode)) if first => {
                     self.disk.inodes[*inode].pending.clear();
-                    self.flush_failed = true;
+                    self.note_failed_flush();
                     return Err(io::Error::other("injected"));
                 }
                 (Mode::Error, Op::SyncFolder) if first => {
-                    self.flush_failed = true;
+                    self.note_failed_flush();
                     return Err(io::Error::other("injected"));
                 }
                 (Mode::Error, _) if first => return Err(io::Error::other("injected")),
@@ -318,6 +385,16 @@ impl State {
         }
         self.apply(op);
         Ok(len)
+    }
+
+    /// What a failed flush of a checkpoint has lost is nothing that a commit flushes: commits end
+    /// soon, but one may be on its way.
+    fn note_failed_flush(&mut self) {
+        if keeps() {
+            self.keeping_failed = true;
+        } else {
+            self.flush_failed = true;
+        }
     }
 
     /// Bytes of all files once an operation was done; 0 for one that needs no room.

@@ -41,7 +41,7 @@ fn main() -> Result<(), Failure> {
         "{PAYLOAD} bytes a record, {QUEUES} queues; each record is appended, then acknowledged"
     ))?;
     say(format_args!(
-        "{:<8} {:>9} {:>12} {:>13} {:>11} {:>15} {:>8} {:>8}",
+        "{:<8} {:>9} {:>12} {:>13} {:>11} {:>15} {:>8} {:>8} {:>8}",
         "back-end",
         "in flight",
         "records/s",
@@ -49,12 +49,15 @@ fn main() -> Result<(), Failure> {
         "commits/s",
         "records/commit",
         "p50 ms",
-        "p99 ms"
+        "p99 ms",
+        "max ms"
     ))?;
     for durability in [Durability::Fsync, Durability::Os, Durability::Memory] {
         // One record a batch, as sessions commit them; the last one a batch of all, as a domain's
         // backlog is read in.
-        for (flight, per_batch) in [(1, 1), (16, 1), (128, 1), (1000, 1), (1000, 1000), (10_000, 1000)] {
+        for (flight, per_batch) in
+            [(1, 1), (16, 1), (100, 1), (1000, 1), (10_000, 1), (1000, 1000), (10_000, 1000)]
+        {
             let data = tempfile::tempdir_in(&folder)?;
             let writes = Counting::default();
             let queue = start(data.path(), durability, writes.clone())?;
@@ -257,12 +260,13 @@ impl Measured {
             load.flight.to_string()
         };
         say(format_args!(
-            "{:<8} {flight:>9} {:>12.0} {:>13.2} {commits:>11} {per_commit:>15} {:>8.2} {:>8.2}",
+            "{:<8} {flight:>9} {:>12.0} {:>13.2} {commits:>11} {per_commit:>15} {:>8.2} {:>8.2} {:>8.2}",
             format!("{durability:?}").to_lowercase(),
             records / seconds,
             self.cpu.as_secs_f64() * 1e6 / records,
             at(50),
             at(99),
+            at(100),
         ))
     }
 }
