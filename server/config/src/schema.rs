@@ -102,6 +102,10 @@ section! {
         engine: Engine = Engine::Fjall;
         /// Memory for what was read from disk.
         cache: Size = Size::mib(32), Size::mib(1) => Size::gib(1024);
+        /// Memory of fjall for what was written and is in no table yet, of all kinds of data
+        /// together. At the limit writes wait until a table is written, and with them their
+        /// senders; none fails. More makes large archives cheaper to write.
+        write_buffer: Size = Size::mib(24), Size::mib(4) => Size::gib(64);
         /// Space on the disk that must stay free: below it nothing new is stored, senders are told
         /// to try later, and what is stored can be read and removed. "auto" is 5 % of the disk,
         /// at most 512 MiB.
