@@ -210,7 +210,7 @@ async fn detached_sessions() {
 /// it reads; the session is not closed over it.
 #[tokio::test]
 async fn presence_for_a_session_that_does_not_read() {
-    let server = server(&[("limits.outbound_stanzas", "16")]);
+    let server = server(&[("limits.outbound_stanzas", "16"), ("limits.presence_rate", "0")]);
     let mut romeo = Managed::login(&server, "romeo", "r").await;
     let login = Login::resource("slow");
     let mut juliet = Client::login(server.endpoint(), server.account("juliet"), &login).await.unwrap();
