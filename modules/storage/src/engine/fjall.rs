@@ -167,7 +167,7 @@ impl FjallEngine {
             }
         }
         batch.commit()?;
-        if idle && let Some((bytes, space)) = self.usage().to_seal(self.write_buffer) {
+        if idle && let Some((bytes, space)) = self.usage().due(self.write_buffer) {
             self.last_sealed.store(bytes, Ordering::Relaxed);
             space.rotate_memtable()?;
         }

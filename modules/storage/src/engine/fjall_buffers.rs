@@ -57,7 +57,7 @@ impl Usage {
     /// What to seal, if it is time: a third of the limit was gathered. Another third may be on its
     /// way into a table, and the last one is for what comes meanwhile. One memtable at a time is
     /// sealed, so that behind slow workers the next table is larger, instead of tables being more.
-    pub(crate) fn to_seal(self, limit: u64) -> Option<(u64, Keyspace)> {
+    pub(crate) fn due(self, limit: u64) -> Option<(u64, Keyspace)> {
         self.largest.filter(|_| self.open >= limit / 3)
     }
 }

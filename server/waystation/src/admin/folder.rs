@@ -122,6 +122,5 @@ pub(crate) fn storage_options(config: &Config) -> Options {
             MinFree::Auto => None,
             MinFree::Fixed(size) => Some(size.0),
         },
-        ..Options::default()
     }
 }
