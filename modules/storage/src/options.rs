@@ -60,8 +60,9 @@ pub struct Options {
     pub durability: Durability,
     /// Bytes that the engine may use to cache what it read. Sled treats it as a wish.
     pub cache_bytes: u64,
-    /// Bytes of new data that fjall gathers in memory per key space before it writes a table.
-    /// Applies to key spaces made from then on.
+    /// Bytes of new data that fjall holds in memory, over all key spaces, until it is in tables:
+    /// keys and values with 64 bytes each, for which the system's memory is about a third more.
+    /// At the limit a commit waits for a table to be written. At least 64 KiB.
     pub write_buffer_bytes: u64,
     /// Free bytes on the device below which writes are refused with `Full` while removals and
     /// reads go on, so that the engine never runs into a full disk, after which it has to be
@@ -75,7 +76,7 @@ impl Default for Options {
             kind: Kind::default(),
             durability: Durability::Fsync,
             cache_bytes: 32 * 1024 * 1024,
-            write_buffer_bytes: 8 * 1024 * 1024,
+            write_buffer_bytes: 24 * 1024 * 1024,
             min_free_bytes: None,
         }
     }

@@ -13,13 +13,31 @@ use waystation_route::Router;
 use waystation_runtime::{Arbiters, DrainSignal};
 use waystation_transport::TlsAcceptor;
 
+use crate::recipients::Recipients;
+
+/// How much of something a client may send: a token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run; 0 for no limit.
+    pub per_second: u32,
+    /// At once above that.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// No limit at all.
+    pub const NONE: Self = Self { per_second: 0, burst: 0 };
+}
+
 /// Limits of client connections. `0` switches a limit off where that is said.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes a second that a client may send; 0 for no limit.
-    pub rate: u32,
-    /// Bytes that it may send at once above that.
-    pub burst: u32,
+    /// Bytes that a client may send.
+    pub bytes: Rate,
+    /// Presence that a session may send to all of its contacts.
+    pub broadcasts: Rate,
+    /// Presence that it may send to addresses of its choice, requests for subscription included.
+    pub presence: Rate,
     /// Before authentication.
     pub pre_auth: xml::Limits,
     /// After it.
@@ -58,6 +76,8 @@ pub struct C2s {
     pub accounts: Accounts,
     /// Failed authentications by address and account.
     pub failures: Arc<FailureTracker>,
+    /// To how many addresses accounts have sent presence.
+    pub recipients: Recipients,
     /// Iqs that may be sent before authentication (XEP-0077), if any.
     pub pre_auth: Option<Arc<dyn PreAuthIq>>,
     /// Stream features of authenticated streams, made by modules.

@@ -6,13 +6,15 @@
 
 mod context;
 mod negotiate;
+mod recipients;
 mod resume;
 mod sasl;
 mod session;
 mod stream;
 
-pub use context::{C2s, Limits};
+pub use context::{C2s, Limits, Rate};
 pub use negotiate::accept;
+pub use recipients::{RecipientLimit, Recipients};
 
 use waystation_core::module::Spec;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use waystation_auth::{Accounts, AccountsConfig, FailureLimits, FailureTracker, PasswordWorkers, SaslPolicy};
-use waystation_c2s::{C2s, Limits, accept};
+use waystation_c2s::{C2s, Limits, Rate, RecipientLimit, Recipients, accept};
 use waystation_core::account::{AccountPresence, PresenceLogic};
 use waystation_core::module::{AccountRegistry, RegistryError};
 use waystation_core::storage::{
@@ -141,8 +141,9 @@ impl Server {
         let c2s = Arc::new(C2s {
             hosts: vec!["localhost".into()],
             limits: Limits {
-                rate: 0,
-                burst: 0,
+                bytes: Rate::NONE,
+                broadcasts: Rate::NONE,
+                presence: Rate::NONE,
                 pre_auth: xml::Limits::pre_auth(),
                 authenticated: xml::Limits::authenticated(),
                 unauthenticated: Duration::from_secs(3),
@@ -159,6 +160,7 @@ impl Server {
             sasl: SaslPolicy::default(),
             accounts,
             failures: FailureTracker::new(&failures),
+            recipients: Recipients::new(RecipientLimit::NONE),
             pre_auth: None,
             stream_features: String::new(),
             router,

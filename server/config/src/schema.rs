@@ -102,6 +102,10 @@ section! {
         engine: Engine = Engine::Fjall;
         /// Memory for what was read from disk.
         cache: Size = Size::mib(32), Size::mib(1) => Size::gib(1024);
+        /// Memory of fjall for what was written and is in no table yet, of all kinds of data
+        /// together. At the limit writes wait until a table is written, and with them their
+        /// senders; none fails. More makes large archives cheaper to write.
+        write_buffer: Size = Size::mib(24), Size::mib(4) => Size::gib(64);
         /// Space on the disk that must stay free: below it nothing new is stored, senders are told
         /// to try later, and what is stored can be read and removed. "auto" is 5 % of the disk,
         /// at most 512 MiB.
@@ -219,6 +223,22 @@ section! {
         subscription_requests: u32 = 500, 1 => 4_000;
         /// The largest presence that a session may broadcast: it is sent to every contact.
         presence_size: Size = Size::kib(16), Size::kib(1) => Size::mib(1);
+        /// Presence a second that one session may send to all of its contacts, after a burst. More
+        /// is not lost: the session is read more slowly. 0 switches the limit off.
+        presence_broadcast_rate: u32 = 1, 0 => 1_000_000;
+        /// Such presence that may come at once.
+        presence_broadcast_burst: u32 = 30, 1 => 1_000_000;
+        /// Presence a second that one session may send to single addresses, requests for
+        /// subscription included; as above.
+        presence_rate: u32 = 10, 0 => 1_000_000;
+        /// Such presence that may come at once.
+        presence_burst: u32 = 300, 1 => 1_000_000;
+        /// Addresses that an account has not sent presence to lately and may send it to at once;
+        /// so many more in each window, evenly spread. Beyond it presence to a further one is
+        /// refused, and the client told when to try again. 0 switches the limit off.
+        presence_recipients: u32 = 500, 0 => 1_000_000;
+        /// The window.
+        presence_recipient_window: Duration = secs(3600), secs(1) => hours(24);
         /// Messages that are stored for one account that is offline. Further ones are refused and
         /// their senders are told; none is removed to make room.
         offline_messages: u32 = 10_000, 0 => 10_000_000;

@@ -345,3 +345,16 @@ fn certificates_must_be_readable_and_of_local_hosts() {
         assert!(all.starts_with("w.toml:1:1: tls.certificates: "), "{all}");
     }
 }
+
+#[test]
+fn the_write_buffer_and_the_limits_of_presence_have_bounds() {
+    let told = message("[storage]\nwrite_buffer = \"1 MiB\"\n[limits]\npresence_recipient_window = \"0s\"\n");
+    for expected in [
+        "w.toml:2:16: storage.write_buffer: ",
+        "expected a size from 4 MiB to 64 GiB",
+        "w.toml:4:29: limits.presence_recipient_window: ",
+        "expected a duration from 1s to 1d",
+    ] {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+}

@@ -3,6 +3,7 @@
 mod admin;
 mod cli;
 mod crashtest;
+mod limits;
 mod logging;
 mod memory;
 mod queue;

@@ -12,15 +12,13 @@ use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use waystation_archive::{MessageArchive, Policy};
-use waystation_auth::{
-    Accounts, AccountsConfig, Bucket, FailureLimits, FailureTracker, PasswordWorkers, SaslPolicy,
-};
-use waystation_c2s::{C2s, Limits};
+use waystation_auth::{Accounts, AccountsConfig, FailureTracker, PasswordWorkers, SaslPolicy};
+use waystation_c2s::{C2s, Recipients};
 use waystation_config::{ArchivePolicy, Config};
 use waystation_core::disco::{Contacts, FeatureTable};
 use waystation_core::module::{Module, Registration};
 use waystation_core::storage::Storage;
-use waystation_core::{StreamCondition, StreamError, xml};
+use waystation_core::{StreamCondition, StreamError};
 use waystation_disco::Disco;
 use waystation_info::{Info, Software};
 use waystation_registration::InBandRegistration;
@@ -35,6 +33,7 @@ use waystation_transport::{
 };
 
 use crate::admin::{self, AdminSocket, Backend, Dispatcher, storage_options};
+use crate::limits::{c2s_limits, failure_limits, recipient_limit};
 use crate::registry::{Handle, Registry};
 
 /// Runs the server until it is told to stop.
@@ -138,6 +137,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         },
         accounts: accounts.clone(),
         failures: FailureTracker::new(&failures),
+        recipients: Recipients::new(recipient_limit(config)),
         pre_auth: registrations.iter().find_map(|r| r.pre_auth.clone()),
         stream_features,
         router: router.clone(),
@@ -208,6 +208,8 @@ fn modules(
     let roster = RosterConfig {
         max_items: limits.roster_items as usize,
         max_roster_bytes: limits.roster_bytes.bytes(),
+        max_requests: limits.subscription_requests as usize,
+        max_presence_bytes: limits.presence_size.bytes(),
         ..RosterConfig::default()
     };
     let registration = waystation_registration::Config {
@@ -332,49 +334,6 @@ fn contacts(config: &Config) -> Contacts {
 fn mechanism(named: waystation_config::Mechanism) -> Option<waystation_auth::Mechanism> {
     use waystation_config::Named;
     named.as_name().parse().ok()
-}
-
-fn failure_limits(config: &Config) -> FailureLimits {
-    let limits = &config.limits;
-    if limits.disabled {
-        return FailureLimits::disabled();
-    }
-    let bucket =
-        |failures: u32| Bucket { burst: failures, refill: limits.login_failure_window / failures.max(1) };
-    FailureLimits {
-        per_connection: limits.login_failures_per_connection,
-        address: bucket(limits.login_failures_per_address),
-        account: bucket(limits.login_failures_per_account),
-        ..FailureLimits::default()
-    }
-}
-
-fn c2s_limits(config: &Config, failures: FailureLimits) -> Limits {
-    let limits = &config.limits;
-    let small = |size: waystation_config::Size| u32::try_from(size.0).unwrap_or(u32::MAX);
-    let common = xml::Limits {
-        max_stanza_bytes: limits.stanza_size.bytes(),
-        max_depth: limits.stanza_depth as usize,
-        max_elements: limits.stanza_elements as usize,
-        max_attributes: limits.stanza_attributes as usize,
-    };
-    Limits {
-        rate: if limits.disabled { 0 } else { small(limits.inbound_rate) },
-        burst: small(limits.inbound_burst),
-        pre_auth: xml::Limits {
-            max_stanza_bytes: limits.stanza_size_unauthenticated.bytes(),
-            max_elements: limits.stanza_elements_unauthenticated as usize,
-            ..xml::Limits::pre_auth()
-        },
-        authenticated: common,
-        unauthenticated: limits.unauthenticated_timeout,
-        idle_ping: limits.ping_interval,
-        ping_timeout: limits.ping_timeout,
-        outbound_bytes: limits.outbound_bytes.bytes(),
-        outbound_stanzas: limits.outbound_stanzas as usize,
-        resume: limits.resume_timeout,
-        failures,
-    }
 }
 
 /// Opens all listeners, then begins to accept.

@@ -61,7 +61,7 @@ async fn a_client_that_does_not_read_costs_bounded_memory() {
 
 #[tokio::test]
 async fn a_flood_leaves_others_their_time() {
-    let world = World::with(Config { unlimited: true, ..Config::default() }.with("archive.enabled", "false"));
+    let world = World::with(Config { unlimited: true, ..Config::default() });
     let mut juliet = world.login("juliet", "r").await;
     let mut romeo = world.login("romeo", "r").await;
     let many = "<message to='juliet@localhost/r'><body>flood</body></message>".repeat(200);

@@ -1,19 +1,23 @@
 //! The fjall back-end: one key space of fjall per space, one journal write and one flush per group.
 //!
 //! What must hold: a group is one batch of fjall's, which flushes its journal before it shows the
-//! batch to readers, so nobody acts on what a power loss could take back; and the committer never
-//! enters fjall's own back-pressure, which waits for ever when fjall's workers have died.
+//! batch to readers, so nobody acts on what a power loss could take back; what is in no table yet
+//! stays within its limit (`fjall_buffers`); and the committer never enters fjall's own
+//! back-pressure, which waits for ever when fjall's workers have died.
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fjall::compaction::Leveled;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use waystation_core::storage::{Durability, Row, ScanRange, Space, StorageError};
 
+use super::fjall_buffers::{Usage, weight};
 use super::{Changes, Engine, fjall_journal, from_io, take_rows};
 use crate::{OpenError, Options};
 
@@ -34,6 +38,11 @@ const TORN_TAIL: &str = "torn_journal_tail";
 const MAX_SEALED: usize = 2;
 const MAX_TABLES: usize = 25;
 
+/// New tables that are merged into the older ones at once. fjall's own number is 4; with the small
+/// tables of a small write buffer, that would merge the same data twice as often. Written down
+/// with each key space that is made.
+const MERGED_TABLES: u8 = 8;
+
 /// How often the backlog is looked at while it is too large.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(2);
 
@@ -43,7 +52,10 @@ pub(crate) struct FjallEngine {
     /// The key spaces by name. A space gets one with the first value that is put there.
     spaces: RwLock<HashMap<String, Keyspace>>,
     flush: Option<PersistMode>,
+    /// Bytes that may be in no table yet, over all key spaces.
     write_buffer: u64,
+    /// Bytes of the memtable that was sealed last. The committer alone changes it.
+    last_sealed: AtomicU64,
 }
 
 impl FjallEngine {
@@ -76,7 +88,13 @@ impl FjallEngine {
         };
         let (database, spaces) = open().map_err(|error| open_error(folder, error))?;
         let write_buffer = options.write_buffer_bytes.max(64 * 1024);
-        Ok(Self { database, spaces: RwLock::new(spaces), flush, write_buffer })
+        Ok(Self {
+            database,
+            spaces: RwLock::new(spaces),
+            flush,
+            write_buffer,
+            last_sealed: AtomicU64::new(0),
+        })
     }
 
     fn space(&self, space: Space) -> Option<Keyspace> {
@@ -88,28 +106,55 @@ impl FjallEngine {
             return Ok(found);
         }
         let made = self.database.keyspace(space.0, || {
-            KeyspaceCreateOptions::default().max_memtable_size(self.write_buffer).manual_journal_persist(true)
+            KeyspaceCreateOptions::default()
+                // Ours comes first; fjall writes this one down for good.
+                .max_memtable_size(self.write_buffer)
+                .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(MERGED_TABLES)))
+                .manual_journal_persist(true)
         })?;
         let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
         spaces.insert(space.0.to_owned(), made.clone());
         Ok(made)
     }
 
-    /// Waits until fjall's workers have caught up.
-    fn wait_for_room(&self, touched: &BTreeSet<Space>) -> fjall::Result<()> {
+    /// Waits until fjall's workers have caught up, and there is memory for `incoming` bytes;
+    /// true when they have nothing to write.
+    fn wait_for_room(&self, touched: &BTreeSet<Space>, incoming: u64) -> fjall::Result<bool> {
         for space in touched.iter().filter_map(|space| self.space(*space)) {
             while space.sealed_memtable_count() > MAX_SEALED || space.l0_table_count() > MAX_TABLES {
-                // Fails when a worker failed; nothing else tells that the wait would not end.
-                self.database.persist(PersistMode::Buffer)?;
-                std::thread::sleep(BACKLOG_PAUSE);
+                self.pause()?;
             }
         }
+        loop {
+            let usage = self.usage();
+            if usage.is_idle() || self.held(&usage).saturating_add(incoming) <= self.write_buffer {
+                return Ok(usage.is_idle());
+            }
+            self.pause()?;
+        }
+    }
+
+    /// Bytes that are in no table yet, or not let go.
+    pub(super) fn held(&self, usage: &Usage) -> u64 {
+        usage.held(self.database.write_buffer_size(), self.last_sealed.load(Ordering::Relaxed))
+    }
+
+    /// The memtables of all key spaces.
+    pub(super) fn usage(&self) -> Usage {
+        Usage::of(&self.spaces.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A moment for fjall's workers.
+    fn pause(&self) -> fjall::Result<()> {
+        // Fails when a worker failed; nothing else tells that the wait would not end.
+        self.database.persist(PersistMode::Buffer)?;
+        std::thread::sleep(BACKLOG_PAUSE);
         Ok(())
     }
 
     fn write(&self, changes: &Changes) -> fjall::Result<()> {
         let touched = changes.keys().map(|(space, _)| *space).collect();
-        self.wait_for_room(&touched)?;
+        let idle = self.wait_for_room(&touched, weight(changes))?;
         let mut batch = self.database.batch().durability(self.flush);
         for ((space, key), value) in changes {
             match value {
@@ -121,7 +166,12 @@ impl FjallEngine {
                 }
             }
         }
-        batch.commit()
+        batch.commit()?;
+        if idle && let Some((bytes, space)) = self.usage().due(self.write_buffer) {
+            self.last_sealed.store(bytes, Ordering::Relaxed);
+            space.rotate_memtable()?;
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! an engine is called, so that the three differ in as little as possible.
 
 mod fjall;
+mod fjall_buffers;
 mod fjall_journal;
 mod memory;
 mod sled;

@@ -59,11 +59,15 @@ impl Parked {
 }
 
 impl Link {
-    /// Looks at input; how much of it was used. All of it, unless the session ends or a
-    /// stanza had to be parked.
+    /// Looks at input; how much of it was used. All of it, unless the session ends, a stanza had
+    /// to be parked, or the client has to be slower.
     pub(super) fn feed(&mut self, framer: &mut Framer, input: &[u8]) -> usize {
         let mut rest = input;
-        while self.end.is_none() && self.parked.is_none() && self.closing.is_none() && self.enabling.is_none()
+        while self.end.is_none()
+            && self.parked.is_none()
+            && self.closing.is_none()
+            && self.enabling.is_none()
+            && self.slow_down.is_none()
         {
             match framer.next(&mut rest) {
                 Ok(Event::NeedMore) => break,
@@ -128,7 +132,13 @@ impl Link {
     fn stanza(&mut self, stanza: Stanza) {
         match stanza.kind() {
             // All presence concerns the account first: its state, its roster, whom it told.
-            Kind::Presence => self.outbound(stanza),
+            Kind::Presence => {
+                self.slow_down = self.presence_rate.spend(&stanza);
+                match self.presence_refusal(&stanza) {
+                    Some(error) => self.replies.extend(stanza.error_reply(&error)),
+                    None => self.outbound(stanza),
+                }
+            }
             Kind::Message => {
                 // RFC 6120 10.3.1: without `to`, to oneself.
                 let stanza = if stanza.to().is_none() { stanza.with_to(self.bare.clone()) } else { stanza };

@@ -9,6 +9,7 @@
 pub(crate) mod client_state;
 mod inbound;
 mod keepalive;
+mod presence;
 mod proof;
 mod rate;
 mod spoof;
@@ -36,6 +37,7 @@ use client_state::ClientState;
 pub(crate) use inbound::OrderGate;
 use inbound::Parked;
 use keepalive::Keepalive;
+use presence::PresenceRate;
 use proof::Proof;
 use rate::Bucket;
 use stream_management::{Enabling, Kept, StreamManagement};
@@ -120,6 +122,9 @@ struct Link {
     order: OrderGate,
     parked: Option<Parked>,
     bucket: Bucket,
+    presence_rate: PresenceRate,
+    /// Set while input is looked at: how long to pause before the next stanza.
+    slow_down: Option<Duration>,
     /// Reading waits for the client to read what it was sent.
     read_held_back: bool,
     /// Set while nothing may be read before a moment.
@@ -187,7 +192,9 @@ impl Session {
             received = state.received;
         }
         let link = Link {
-            bucket: Bucket::new(&shared.limits),
+            bucket: Bucket::new(shared.limits.bytes),
+            presence_rate: PresenceRate::new(&shared.limits),
+            slow_down: None,
             keepalive: Keepalive::new(),
             bare: jid.to_bare(),
             shared,
@@ -353,6 +360,13 @@ impl Link {
             if used < input.len() {
                 *backlog = input[used..].to_vec();
             }
+            if used > 0 {
+                // Its answer to a ping may be behind what has to wait.
+                self.keepalive.heard();
+            }
+        }
+        if let Some(pause) = self.slow_down.take() {
+            return self.pause_reading(pause, cx);
         }
         if self.parked.is_some() {
             return self.pause_reading(BUSY_PAUSE, cx);
@@ -365,13 +379,14 @@ impl Link {
             if used < chunk.len() {
                 backlog.extend_from_slice(&chunk[used..]);
             }
-            if backlog.is_empty() && self.end.is_none() { Flow::Continue } else { Flow::Stop }
+            let goes_on = backlog.is_empty() && self.end.is_none() && self.slow_down.is_none();
+            if goes_on { Flow::Continue } else { Flow::Stop }
         });
         match outcome {
             Poll::Pending => {}
             Poll::Ready(Ok(ReadOutcome::Data { wire, more, .. })) => {
                 self.keepalive.heard();
-                if let Some(pause) = self.bucket.spend(wire) {
+                if let Some(pause) = self.bucket.spend(wire).max(self.slow_down.take()) {
                     self.pause_reading(pause, cx);
                 } else if self.parked.is_some() {
                     self.pause_reading(BUSY_PAUSE, cx);

@@ -117,10 +117,10 @@ pub(crate) fn storage_options(config: &Config) -> Options {
         },
         durability: config.durability,
         cache_bytes: config.storage.cache.0,
+        write_buffer_bytes: config.storage.write_buffer.0,
         min_free_bytes: match config.storage.min_free {
             MinFree::Auto => None,
             MinFree::Fixed(size) => Some(size.0),
         },
-        ..Options::default()
     }
 }
