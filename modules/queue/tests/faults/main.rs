@@ -14,19 +14,11 @@ mod support;
 
 use std::path::Path;
 use std::sync::Arc;
-<<<<<<< HEAD
-use std::time::{Duration, SystemTime};
-
-use history::History;
-use sim::{Disk, Image, Mode, Op, Sim};
-use waystation_core::queue::{Batch, QueueBackend, QueueError, Verdict};
-=======
 use std::time::{Duration, Instant, SystemTime};
 
 use history::History;
 use sim::{Disk, Image, Mode, Op, Pace, Sim};
 use waystation_core::queue::{Batch, QueueBackend, QueueError, RecordId, Verdict};
->>>>>>> ckpt
 use waystation_core::storage::Durability;
 use waystation_queue::{MIN_SEGMENT, OpenError, Options, open_on};
 
@@ -177,31 +169,6 @@ fn recover_count(sim: &Sim, count: usize) {
 
 #[test]
 fn a_lease_begins_when_it_is_handed_out_however_long_committing_it_takes() {
-<<<<<<< HEAD
-    let sim = Sim::new(&Image::new(), None);
-    let queue = open_sim(&sim, Durability::Fsync).unwrap();
-    block_on(queue.commit(support::records(&["a"], &["0"]))).unwrap();
-    sim.set_flush_time(Duration::from_millis(400));
-    let asked = SystemTime::now();
-    let how_long = Duration::from_millis(300);
-    let leased = block_on(queue.lease("a".into(), 1, how_long)).unwrap();
-    assert_eq!(leased.len(), 1, "the lease was over before it was handed out");
-    assert!(leased[0].until >= asked + how_long + Duration::from_millis(300));
-    sim.set_flush_time(Duration::ZERO);
-    block_on(queue.settle(leased[0].lease, Verdict::Ack)).unwrap();
-    // Nothing of it is left once it is over, either.
-    block_on(queue.commit(support::records(&["a"], &["1"]))).unwrap();
-    let leased = block_on(queue.lease("a".into(), 1, Duration::from_millis(1))).unwrap();
-    assert_eq!(leased.len(), 1);
-    std::thread::sleep(Duration::from_millis(20));
-    let again = block_on(queue.lease("a".into(), 1, how_long)).unwrap();
-    assert_eq!(again[0].record.id, leased[0].record.id, "a lease of no end was left");
-}
-
-#[test]
-fn every_crash_image_of_a_short_run_opens() {
-=======
->>>>>>> ckpt
     let sim = Sim::new(&Image::new(), None);
     let queue = open_sim(&sim, Durability::Fsync).unwrap();
     block_on(queue.commit(support::records(&["a"], &["0"]))).unwrap();
