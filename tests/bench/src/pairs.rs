@@ -28,6 +28,10 @@ const STAMP: usize = 16;
 /// How long messages in flight may take to arrive after the sending has ended.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// Messages after which a client with stream management asks for an acknowledgement, as slixmpp
+/// does.
+const ASK_EVERY: usize = 5;
+
 /// The shape of the load.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Shape {
@@ -39,6 +43,9 @@ pub(crate) struct Shape {
     pub(crate) body: usize,
     /// Whether messages go to the full JID (else to the bare one).
     pub(crate) to_full: bool,
+    /// Whether the users have stream management (XEP-0198): they ask for an acknowledgement every
+    /// [`ASK_EVERY`] messages, and give one when they are asked.
+    pub(crate) managed: bool,
     /// Seconds of load before measuring.
     pub(crate) warm_up: f64,
     /// Seconds measured.
@@ -69,6 +76,7 @@ struct Shared {
     stopping: Cell<bool>,
     end_of_iq: Finder<'static>,
     end_of_message: Finder<'static>,
+    request: Finder<'static>,
     start_of_body: Finder<'static>,
 }
 
@@ -86,6 +94,7 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
         stopping: Cell::new(false),
         end_of_iq: Finder::new(b"</iq>"),
         end_of_message: Finder::new(b"</message>"),
+        request: Finder::new(b"<r xmlns="),
         start_of_body: Finder::new(b"<body>"),
     });
     let tasks = LocalSet::new();
@@ -95,6 +104,9 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
             wire: client.into_wire(),
             template: Template::new(&jids[n ^ 1], shape.body),
             shared: Rc::clone(&shared),
+            managed: shape.managed,
+            unasked: 0,
+            handled: 0,
         };
         // The even one of a pair sends the first messages.
         let first = if n % 2 == 0 { shape.window } else { 0 };
@@ -159,6 +171,11 @@ struct User {
     wire: Wire,
     template: Template,
     shared: Rc<Shared>,
+    managed: bool,
+    /// Messages since the last request for an acknowledgement.
+    unasked: usize,
+    /// Stanzas received, of which XEP-0198 counts the lowest 32 bits.
+    handled: u32,
 }
 
 impl User {
@@ -167,6 +184,9 @@ impl User {
         let shared = Rc::clone(&self.shared);
         let mut inbox = Vec::new();
         let mut outbox = Vec::new();
+        if self.managed {
+            outbox.extend_from_slice(b"<enable xmlns='urn:xmpp:sm:3'/>");
+        }
         self.fill(&mut outbox, first);
         loop {
             if !outbox.is_empty() {
@@ -178,18 +198,29 @@ impl User {
             if n == 0 {
                 return Ok(());
             }
-            shared.answer_pings(&mut inbox, &mut outbox);
+            let asked = self.managed && shared.is_asked(&mut inbox);
+            let pings = shared.answer_pings(&mut inbox, &mut outbox);
             let arrived = shared.take_messages(&mut inbox);
+            self.handled = self.handled.wrapping_add(u32::try_from(pings + arrived).unwrap_or(0));
+            if asked {
+                let ack = format!("<a xmlns='urn:xmpp:sm:3' h='{}'/>", self.handled);
+                outbox.extend_from_slice(ack.as_bytes());
+            }
             if !shared.stopping.get() {
                 self.fill(&mut outbox, arrived);
             }
         }
     }
 
-    fn fill(&self, outbox: &mut Vec<u8>, count: usize) {
+    fn fill(&mut self, outbox: &mut Vec<u8>, count: usize) {
         let stamp = to_hex(self.shared.now());
         for _ in 0..count {
             self.template.append(outbox, stamp);
+        }
+        self.unasked += count;
+        if self.managed && self.unasked >= ASK_EVERY {
+            self.unasked = 0;
+            outbox.extend_from_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
         }
         self.shared.sent.set(self.shared.sent.get() + count as u64);
     }
@@ -200,9 +231,22 @@ impl Shared {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Answers the pings in `inbox` and removes them: a server may hold messages back from a
-    /// client that proves nothing.
-    fn answer_pings(&self, inbox: &mut Vec<u8>, outbox: &mut Vec<u8>) {
+    /// Whether the server asks for an acknowledgement; what asks is removed.
+    fn is_asked(&self, inbox: &mut Vec<u8>) -> bool {
+        let mut asked = false;
+        while let Some(start) = self.request.find(inbox)
+            && let Some(length) = inbox[start..].iter().position(|b| *b == b'>')
+        {
+            inbox.drain(start..=start + length);
+            asked = true;
+        }
+        asked
+    }
+
+    /// Answers the pings in `inbox`, removes and counts them: a server may hold messages back from
+    /// a client that proves nothing.
+    fn answer_pings(&self, inbox: &mut Vec<u8>, outbox: &mut Vec<u8>) -> usize {
+        let mut count = 0;
         while let Some(end) = self.end_of_iq.find(inbox) {
             let end = end + b"</iq>".len();
             let start = memchr::memmem::rfind(&inbox[..end], b"<iq ").unwrap_or(end);
@@ -214,7 +258,9 @@ impl Shared {
                 outbox.extend_from_slice(b"'/>");
             }
             inbox.drain(start..end);
+            count += 1;
         }
+        count
     }
 
     /// Counts the whole messages in `inbox` with their latencies and removes them.

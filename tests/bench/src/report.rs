@@ -90,12 +90,13 @@ fn markdown(machine: &str, servers: &[(&'static str, String)], runs: &[Run]) -> 
     for (name, _) in servers {
         let _infallible = write!(text, " {name} |");
     }
-    let has_peers = servers.len() > 1 && servers[0].0 == "waystation";
-    if has_peers {
-        text.push_str(" times better than the better peer |");
+    let comparisons = comparisons(servers);
+    for comparison in &comparisons {
+        let peers = if comparison.archive { "better peer with its archive" } else { "better peer" };
+        let _infallible = write!(text, " {}: times better than the {peers} |", servers[comparison.ours].0);
     }
     text.push_str("\n|---|---|");
-    text.push_str(&"---|".repeat(servers.len() + usize::from(has_peers)));
+    text.push_str(&"---|".repeat(servers.len() + comparisons.len()));
     text.push('\n');
     let mut names: Vec<&'static str> = Vec::new();
     for run in runs {
@@ -104,7 +105,7 @@ fn markdown(machine: &str, servers: &[(&'static str, String)], runs: &[Run]) -> 
         }
     }
     for workload in names {
-        rows(&mut text, workload, servers, runs, has_peers);
+        rows(&mut text, workload, servers, runs, &comparisons);
     }
     for run in runs.iter().filter(|r| bound_by_generator(r)) {
         let _infallible =
@@ -113,12 +114,36 @@ fn markdown(machine: &str, servers: &[(&'static str, String)], runs: &[Run]) -> 
     text
 }
 
+/// One of ours beside the peers that it is fair to compare it with.
+struct Comparison {
+    ours: usize,
+    peers: Vec<usize>,
+    archive: bool,
+}
+
+/// Each of ours with the peers without an archive, and the one with it with those that have one.
+fn comparisons(servers: &[(&'static str, String)]) -> Vec<Comparison> {
+    let indexes = |wanted: &dyn Fn(&str) -> bool| -> Vec<usize> {
+        (0..servers.len()).filter(|index| wanted(servers[*index].0)).collect()
+    };
+    let is_ours = |name: &str| name.starts_with("waystation");
+    let mut all = Vec::new();
+    for archive in [false, true] {
+        let peers = indexes(&|name| !is_ours(name) && name.ends_with("-archive") == archive);
+        let ours = indexes(&|name| is_ours(name) && (!archive || name == "waystation"));
+        if !peers.is_empty() {
+            all.extend(ours.into_iter().map(|ours| Comparison { ours, peers: peers.clone(), archive }));
+        }
+    }
+    all
+}
+
 fn rows(
     text: &mut String,
     workload: &str,
     servers: &[(&'static str, String)],
     runs: &[Run],
-    has_peers: bool,
+    comparisons: &[Comparison],
 ) {
     let of = |server: &str| -> Vec<Vec<Figure>> {
         let mine = runs.iter().filter(|r| r.workload == workload && r.server == server);
@@ -135,10 +160,10 @@ fn rows(
         for value in &medians {
             let _infallible = write!(text, " {} |", value.map_or("-".to_owned(), short));
         }
-        if has_peers {
-            let peers = medians[1..].iter().flatten().copied();
+        for comparison in comparisons {
+            let peers = comparison.peers.iter().filter_map(|index| medians[*index]);
             let best = peers.reduce(|a, b| if (a > b) == figure.more_is_better { a } else { b });
-            let ratio = match (medians[0], best) {
+            let ratio = match (medians[comparison.ours], best) {
                 (Some(ours), Some(best)) if figure.compare => {
                     short(if figure.more_is_better { ours / best } else { best / ours })
                 }

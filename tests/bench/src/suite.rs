@@ -18,10 +18,13 @@ use crate::{Failure, SERVER_CORE, idle, logins, pairs, report};
 /// What to run, and how long.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// The servers, in order.
-    #[arg(long, value_delimiter = ',', default_value = "waystation,prosody,ejabberd", value_parser = parse_kind)]
-    pub(crate) servers: Vec<Kind>,
-    /// Only workloads whose name contains one of these.
+    /// The servers, in order: waystation (as it comes: fsync and the archive), waystation-fsync,
+    /// -os and -memory (those durabilities, without the archive), prosody, prosody-archive, ejabberd,
+    /// ejabberd-archive.
+    #[arg(long, value_delimiter = ',', default_value = "waystation,waystation-fsync,waystation-memory,prosody,ejabberd",
+        value_parser = Subject::parse)]
+    pub(crate) servers: Vec<Subject>,
+    /// Only these workloads, or those whose name contains one of these.
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// Rounds; the report shows medians.
@@ -41,8 +44,41 @@ pub(crate) struct Options {
     pub(crate) out: std::path::PathBuf,
 }
 
-fn parse_kind(name: &str) -> Result<Kind, String> {
-    Kind::from_name(name).ok_or_else(|| format!("no such server: {name}"))
+/// A server as it is put under load: which one, and how it is set up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject {
+    /// Name in the report.
+    pub(crate) name: &'static str,
+    kind: Kind,
+    settings: &'static [(&'static str, &'static str)],
+    modules: &'static [&'static str],
+}
+
+const SUBJECTS: [Subject; 8] = [
+    Subject::ours("waystation", &[]),
+    Subject::ours("waystation-fsync", &[("archive.enabled", "false")]),
+    Subject::ours("waystation-os", &[("archive.enabled", "false"), ("durability", "'os'")]),
+    Subject::ours("waystation-memory", &[("archive.enabled", "false"), ("durability", "'memory'")]),
+    Subject::peer("prosody", Kind::Prosody, &["smacks"]),
+    Subject::peer("prosody-archive", Kind::Prosody, &["smacks", "mam"]),
+    Subject::peer("ejabberd", Kind::Ejabberd, &["mod_stream_mgmt: {}"]),
+    Subject::peer("ejabberd-archive", Kind::Ejabberd, &["mod_stream_mgmt: {}", "mod_mam: {default: always}"]),
+];
+
+impl Subject {
+    const fn ours(name: &'static str, settings: &'static [(&'static str, &'static str)]) -> Self {
+        Self { name, kind: Kind::Waystation, settings, modules: &[] }
+    }
+
+    const fn peer(name: &'static str, kind: Kind, modules: &'static [&'static str]) -> Self {
+        Self { name, kind, settings: &[], modules }
+    }
+
+    fn parse(name: &str) -> Result<Self, String> {
+        let names = SUBJECTS.map(|subject| subject.name).join(", ");
+        let found = SUBJECTS.into_iter().find(|subject| subject.name == name);
+        found.ok_or_else(|| format!("no such server: {name}; there are {names}"))
+    }
 }
 
 /// One kind of load.
@@ -99,36 +135,46 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     raise_file_limit()?;
     let settings = parse_settings(&options.settings)?;
     let mut workloads = workloads(options);
-    workloads.retain(|w| {
-        options.only.is_empty() || options.only.iter().any(|part| w.name.contains(part.as_str()))
-    });
+    let names: Vec<&str> = workloads.iter().map(|w| w.name).collect();
+    let means = |part: &str, name: &str| name == part || (!names.contains(&part) && name.contains(part));
+    workloads.retain(|w| options.only.is_empty() || options.only.iter().any(|part| means(part, w.name)));
     let mut runs: Vec<Run> = Vec::new();
     for round in 0..options.rounds {
-        for &kind in &options.servers {
+        for subject in &options.servers {
             for workload in &workloads {
-                let outcome = measure(kind, workload, &settings).await?;
-                let run = Run { server: kind.name(), workload: workload.name, round, outcome };
+                let outcome = measure(subject, workload, &settings).await?;
+                let run = Run { server: subject.name, workload: workload.name, round, outcome };
                 eprintln!("{}", report::line(&run));
                 runs.push(run);
             }
         }
     }
     let servers: Vec<(&'static str, String)> =
-        options.servers.iter().map(|&kind| (kind.name(), version(kind))).collect();
+        options.servers.iter().map(|subject| (subject.name, version(subject.kind))).collect();
     report::write(&options.out, &servers, &runs)
 }
 
 fn workloads(options: &Options) -> Vec<Workload> {
-    let pairs = |pairs, window| {
-        let seconds = options.seconds;
-        Load::Pairs(pairs::Shape { pairs, window, body: 100, to_full: false, warm_up: 2.0, seconds })
+    let shape = |pairs, window| pairs::Shape {
+        pairs,
+        window,
+        body: 100,
+        to_full: false,
+        managed: false,
+        warm_up: 2.0,
+        seconds: options.seconds,
     };
+    let pairs = |pairs, window| Load::Pairs(shape(pairs, window));
+    let managed = |pairs, window| Load::Pairs(pairs::Shape { managed: true, ..shape(pairs, window) });
     let logins = Load::Logins(logins::Shape { users: 200, seconds: options.seconds });
     let idle = Load::Idle(options.sessions);
     let (none, tls, starttls) = (Security::None, Security::Direct, Security::StartTls);
     vec![
         Workload { name: "pairs-100x10", security: none, load: pairs(100, 10) },
         Workload { name: "pairs-100x10-tls", security: tls, load: pairs(100, 10) },
+        Workload { name: "pairs-100x10-sm", security: none, load: managed(100, 10) },
+        Workload { name: "pairs-100x1", security: none, load: pairs(100, 1) },
+        Workload { name: "pairs-100x100", security: none, load: pairs(100, 100) },
         Workload { name: "pairs-20x1", security: none, load: pairs(20, 1) },
         Workload { name: "logins", security: none, load: logins },
         Workload { name: "logins-starttls", security: starttls, load: logins },
@@ -137,12 +183,18 @@ fn workloads(options: &Options) -> Vec<Workload> {
     ]
 }
 
-async fn measure(kind: Kind, workload: &Workload, settings: &[(String, String)]) -> Result<Outcome, Failure> {
+async fn measure(
+    subject: &Subject,
+    workload: &Workload,
+    settings: &[(String, String)],
+) -> Result<Outcome, Failure> {
+    let own = subject.settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     let config = Config {
-        kind,
+        kind: subject.kind,
         accounts: (0..workload.users()).map(account).collect(),
         hash: Hash::Sha1,
-        settings: settings.to_vec(),
+        settings: own.chain(settings.iter().cloned()).collect(),
+        modules: subject.modules.iter().map(|module| (*module).to_owned()).collect(),
         unlimited: true,
         core: Some(SERVER_CORE),
         ..Config::default()

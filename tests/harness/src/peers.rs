@@ -99,9 +99,10 @@ pub(crate) fn prepare_ejabberd(config: &Config, at: &Endpoint, folder: &Path) ->
          auth_method: internal\nauth_password_format: scram\nauth_scram_hash: {hash}\n\
          disable_sasl_mechanisms: [digest-md5, X-OAUTH2]\n\
          modules:\n  mod_roster: {{versioning: true}}\n  mod_disco: {{}}\n  mod_ping: {{}}\n  mod_version: {{}}\n  \
-         mod_time: {{}}\n  mod_last: {{}}\n  mod_offline: {{}}\n",
+         mod_time: {{}}\n  mod_last: {{}}\n  mod_offline: {{}}\n{}",
         listener(at.c2s.port(), starttls),
         listener(at.c2s_tls.port(), "tls: true"),
+        config.modules.iter().map(|module| format!("  {module}\n")).collect::<String>(),
     );
     let path = folder.join("ejabberd.yml");
     write(&path, text)?;

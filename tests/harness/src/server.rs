@@ -115,7 +115,7 @@ pub struct Config {
     pub core: Option<usize>,
     /// Waystation only: the binary to run, instead of the one that was built with the tests.
     pub program: Option<PathBuf>,
-    /// Prosody only: further modules to load, such as `smacks`.
+    /// Peers only: further modules to load, for Prosody `smacks`, for ejabberd `mod_mam: {}`.
     pub modules: Vec<String>,
 }
 
