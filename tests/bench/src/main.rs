@@ -12,6 +12,7 @@ mod idle;
 mod logins;
 mod meter;
 mod pairs;
+mod presence;
 mod report;
 mod sessions;
 mod suite;

@@ -37,6 +37,13 @@ fn figures(outcome: &Outcome) -> Vec<Figure> {
             up("logins per second", o.cost.per_second(o.logins), true),
             down("generator, µs of CPU per login", o.cost.generator_micros(o.logins), false),
         ],
+        Outcome::Presence(o) => vec![
+            up("copies per CPU second", o.cost.per_cpu_second(o.copies), true),
+            up("copies per second", o.cost.per_second(o.copies), true),
+            down("p50, ms", o.p50_ms, true),
+            down("p99, ms", o.p99_ms, true),
+            down("generator, µs of CPU per copy", o.cost.generator_micros(o.copies), false),
+        ],
         Outcome::Idle(o) => vec![
             down("resident KB per session", o.rss_per_session / 1024.0, true),
             down("proportional KB per session", o.pss_per_session / 1024.0, false),
@@ -60,6 +67,7 @@ fn bound_by_generator(run: &Run) -> bool {
     match &run.outcome {
         Outcome::Pairs(o) => o.cost.generator_bound(),
         Outcome::Logins(o) => o.cost.generator_bound(),
+        Outcome::Presence(o) => o.cost.generator_bound(),
         Outcome::Idle(_) => false,
     }
 }

@@ -13,7 +13,7 @@ use waystation_harness::sasl::Hash;
 use waystation_harness::{Config, Kind, Mechanism, Security, Server};
 
 use crate::sessions::{Access, account};
-use crate::{Failure, SERVER_CORE, idle, logins, pairs, report};
+use crate::{Failure, SERVER_CORE, idle, logins, pairs, presence, report};
 
 /// What to run, and how long.
 #[derive(Debug, Clone, Args)]
@@ -86,6 +86,7 @@ impl Subject {
 enum Load {
     Pairs(pairs::Shape),
     Logins(logins::Shape),
+    Presence(presence::Shape),
     Idle(usize),
 }
 
@@ -100,6 +101,7 @@ impl Workload {
         match self.load {
             Load::Pairs(shape) => shape.pairs * 2,
             Load::Logins(shape) => shape.users,
+            Load::Presence(shape) => shape.contacts + 1,
             Load::Idle(count) => count,
         }
     }
@@ -113,6 +115,8 @@ pub(crate) enum Outcome {
     Pairs(pairs::Outcome),
     /// Of [`logins`].
     Logins(logins::Outcome),
+    /// Of [`presence`].
+    Presence(presence::Outcome),
     /// Of [`idle`].
     Idle(idle::Outcome),
 }
@@ -167,6 +171,8 @@ fn workloads(options: &Options) -> Vec<Workload> {
     let pairs = |pairs, window| Load::Pairs(shape(pairs, window));
     let managed = |pairs, window| Load::Pairs(pairs::Shape { managed: true, ..shape(pairs, window) });
     let logins = Load::Logins(logins::Shape { users: 200, seconds: options.seconds });
+    let presence =
+        |contacts| Load::Presence(presence::Shape { contacts, warm_up: 1.0, seconds: options.seconds });
     let idle = Load::Idle(options.sessions);
     let (none, tls, starttls) = (Security::None, Security::Direct, Security::StartTls);
     vec![
@@ -178,6 +184,8 @@ fn workloads(options: &Options) -> Vec<Workload> {
         Workload { name: "pairs-20x1", security: none, load: pairs(20, 1) },
         Workload { name: "logins", security: none, load: logins },
         Workload { name: "logins-starttls", security: starttls, load: logins },
+        Workload { name: "presence-200", security: none, load: presence(200) },
+        Workload { name: "presence-1000", security: none, load: presence(1_000) },
         Workload { name: "idle", security: none, load: idle },
         Workload { name: "idle-tls", security: tls, load: idle },
     ]
@@ -206,6 +214,7 @@ async fn measure(
     let outcome = match workload.load {
         Load::Pairs(shape) => Outcome::Pairs(pairs::run(&at, pid, access, shape).await?),
         Load::Logins(shape) => Outcome::Logins(logins::run(&at, pid, access, shape).await?),
+        Load::Presence(shape) => Outcome::Presence(presence::run(&at, pid, access, shape).await?),
         Load::Idle(count) => Outcome::Idle(idle::run(&at, pid, access, count).await?),
     };
     Ok(outcome)
