@@ -76,7 +76,7 @@ impl Default for Options {
             kind: Kind::default(),
             durability: Durability::Fsync,
             cache_bytes: 32 * 1024 * 1024,
-            write_buffer_bytes: 24 * 1024 * 1024,
+            write_buffer_bytes: 16 * 1024 * 1024,
             min_free_bytes: None,
         }
     }

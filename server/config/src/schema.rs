@@ -105,7 +105,7 @@ section! {
         /// Memory of fjall for what was written and is in no table yet, of all kinds of data
         /// together. At the limit writes wait until a table is written, and with them their
         /// senders; none fails. More makes large archives cheaper to write.
-        write_buffer: Size = Size::mib(24), Size::mib(4) => Size::gib(64);
+        write_buffer: Size = Size::mib(16), Size::mib(4) => Size::gib(64);
         /// Space on the disk that must stay free: below it nothing new is stored, senders are told
         /// to try later, and what is stored can be read and removed. "auto" is 5 % of the disk,
         /// at most 512 MiB.
