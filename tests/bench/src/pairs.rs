@@ -82,7 +82,14 @@ struct Shared {
 
 /// Runs the load against the server with this process id.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
-    let clients = sessions::open(at, access, shape.pairs * 2).await?;
+    let mut clients = sessions::open(at, access, shape.pairs * 2).await?;
+    if shape.managed {
+        // Before the first message, for both sides count from here on.
+        for client in &mut clients {
+            client.send("<enable xmlns='urn:xmpp:sm:3'/>").await?;
+            while client.raw().next_element("<enabled/>").await?.local() != "enabled" {}
+        }
+    }
     let jids: Vec<String> =
         clients.iter().map(|c| if shape.to_full { c.jid() } else { c.bare() }.to_owned()).collect();
     let shared = Rc::new(Shared {
@@ -184,9 +191,6 @@ impl User {
         let shared = Rc::clone(&self.shared);
         let mut inbox = Vec::new();
         let mut outbox = Vec::new();
-        if self.managed {
-            outbox.extend_from_slice(b"<enable xmlns='urn:xmpp:sm:3'/>");
-        }
         self.fill(&mut outbox, first);
         loop {
             if !outbox.is_empty() {

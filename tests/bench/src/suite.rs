@@ -81,6 +81,9 @@ impl Subject {
     }
 }
 
+/// Lines of the server's log that are shown when a load fails.
+const LOG_LINES: usize = 10;
+
 /// One kind of load.
 #[derive(Debug, Clone, Copy)]
 enum Load {
@@ -212,12 +215,17 @@ async fn measure(
     // The one mechanism that all three servers offer with their default way to store accounts.
     let access = Access { security: workload.security, mechanism: Mechanism::ScramSha1 };
     let outcome = match workload.load {
-        Load::Pairs(shape) => Outcome::Pairs(pairs::run(&at, pid, access, shape).await?),
-        Load::Logins(shape) => Outcome::Logins(logins::run(&at, pid, access, shape).await?),
-        Load::Presence(shape) => Outcome::Presence(presence::run(&at, pid, access, shape).await?),
-        Load::Idle(count) => Outcome::Idle(idle::run(&at, pid, access, count).await?),
+        Load::Pairs(shape) => pairs::run(&at, pid, access, shape).await.map(Outcome::Pairs),
+        Load::Logins(shape) => logins::run(&at, pid, access, shape).await.map(Outcome::Logins),
+        Load::Presence(shape) => presence::run(&at, pid, access, shape).await.map(Outcome::Presence),
+        Load::Idle(count) => idle::run(&at, pid, access, count).await.map(Outcome::Idle),
     };
-    Ok(outcome)
+    // What the server says of it goes with its folder.
+    outcome.inspect_err(|_| {
+        let log = server.log();
+        let last: Vec<&str> = log.lines().rev().take(LOG_LINES).collect();
+        last.iter().rev().for_each(|line| eprintln!("{}: {line}", subject.name));
+    })
 }
 
 fn parse_settings(settings: &[String]) -> Result<Vec<(String, String)>, Failure> {
