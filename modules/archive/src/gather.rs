@@ -7,7 +7,7 @@
 //! that the messages came in; it is told of a failure of what it was to follow.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ impl Gathered {
 pub(crate) struct Clock {
     due: Mutex<Due>,
     total: Arc<AtomicUsize>,
+    /// Nothing is to wait for more any longer.
+    stopped: AtomicBool,
 }
 
 #[derive(Default)]
@@ -127,7 +129,12 @@ impl Archives {
             }
         }
         match &slot.gathered {
-            Some(gathered) => pending.push(gathered.pending.clone()),
+            Some(gathered) => {
+                pending.push(gathered.pending.clone());
+                if self.clock.stopped.load(Ordering::Acquire) {
+                    self.flush(account, slot);
+                }
+            }
             // All was there already, perhaps only on its way.
             None if pending.is_empty() => pending.extend(slot.last.clone()),
             None => {}
@@ -168,6 +175,12 @@ impl Archives {
         let batch = gathered.rows.write(&account.jid, batch).put(STATES, key, stored);
         slot.last = Some(gathered.pending);
         let _ = gathered.commit.send(self.storage.commit(batch));
+    }
+
+    /// Commits what was gathered and, from now on, each call at once. No slot may be locked.
+    pub(crate) fn stop_gathering(&self) {
+        self.clock.stopped.store(true, Ordering::Release);
+        self.flush_due(None);
     }
 
     /// Keeps what is gathered within its bound. No slot may be locked.

@@ -129,6 +129,13 @@ impl MessageArchive {
         Self { archives: Archives::new(storage, config), server }
     }
 
+    /// To be called when the server begins to stop, so that its end need not wait for messages
+    /// that gather (for [`Config::gather`] at most): commits them, and from then on all at once.
+    pub fn stop_gathering(&self) -> impl Fn() + Send + Sync + 'static {
+        let archives = self.archives.clone();
+        move || archives.stop_gathering()
+    }
+
     /// Enforces the configured limits again and again; to be run in the background for as long
     /// as the server runs. Resolves at once when there are none.
     pub fn enforce_limits(&self) -> impl Future<Output = ()> + Send + 'static {

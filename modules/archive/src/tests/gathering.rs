@@ -217,6 +217,16 @@ async fn a_commit_that_fails_is_told_to_all_that_gathered_behind_it() {
     world.check_store();
 }
 
+#[tokio::test]
+async fn a_server_that_stops_waits_for_nothing_that_gathers() {
+    let world = patient().await;
+    let before = add(&world, [1]);
+    world.module.stop_gathering()();
+    before.now_or_never().expect("committed").unwrap();
+    add(&world, 2..=100).now_or_never().expect("committed").unwrap();
+    assert_eq!(world.positions().await, (1..=100).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_end_of_the_runtime_that_the_clock_runs_on_commits_what_was_gathered() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

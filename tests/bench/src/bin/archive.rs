@@ -37,7 +37,7 @@ struct Arguments {
     batch: u64,
     /// Adds under way at once, over all accounts: about as many as come within the time that an
     /// account's messages may gather.
-    #[arg(long, default_value_t = 8_192)]
+    #[arg(long, default_value_t = 20_000)]
     concurrent: usize,
     /// Per cent of the adds that go to the one archive that is read. 0 spreads them evenly.
     #[arg(long, default_value_t = 50)]
