@@ -425,6 +425,7 @@ proptest! {
                 stamped.extend(answer.positions().into_iter().zip(stamps));
             }
             prop_assert!(stamped.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            world.check_store();
             for (start, length) in spans {
                 let (start, end) = (BASE + start, BASE + start + length);
                 let stamp = |millis| Timestamp::from_unix_millis(millis).unwrap().to_string();
