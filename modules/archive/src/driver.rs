@@ -5,17 +5,13 @@
 //! whatever reason, nothing waits for it any more, and what it may have left half done is read
 //! anew.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::oneshot::Sender;
-use waystation_core::datetime::Timestamp;
-use waystation_core::storage::{Batch, ScanRange, StorageError};
+use waystation_core::storage::{Batch, StorageError};
 
 use crate::prefs::{PREFS, Prefs};
 use crate::retention::Goal;
-use crate::row::{self, ROWS, Row};
 use crate::state::{STATES, State};
 use crate::store::{Account, Archives, Incoming, Known, Look, Pending};
 
@@ -23,8 +19,8 @@ type Reply<T> = Sender<Result<T, StorageError>>;
 
 /// A call that waits for the driver.
 pub(crate) enum Job {
-    /// Adds messages; answered once they are queued.
-    Add { messages: Vec<Incoming>, reply: Reply<Pending> },
+    /// Adds messages; answered with what has to be waited for.
+    Add { messages: Vec<Incoming>, reply: Reply<Vec<Pending>> },
     /// Tells what is known.
     Look { reply: Reply<Look> },
     /// Stores preferences.
@@ -67,6 +63,10 @@ pub(crate) async fn drive(archives: Arc<Archives>, account: Arc<Account>) {
             };
             job
         };
+        if !matches!(job, Job::Add { .. }) {
+            // Changes and looks begin with everything that came before them on its way.
+            archives.flush(&account, &mut account.lock());
+        }
         // A caller that no longer waits needs no answer.
         match job {
             Job::Add { messages, reply } => {
@@ -122,81 +122,28 @@ impl Archives {
         }
     }
 
-    /// Adds messages of which some may be there already: those are left out, and late ones get
-    /// a time that fits between their neighbours'.
-    async fn add_looking(
-        &self,
-        account: &Arc<Account>,
-        mut messages: Vec<Incoming>,
-    ) -> Result<Pending, StorageError> {
-        loop {
-            let known = self.load(account).await?;
-            let mut kept = Vec::with_capacity(messages.len());
-            // Late messages of one call are neighbours of each other before the store has them.
-            let mut newest_late = None;
-            for mut message in messages {
-                let state = &known.state;
-                let fresh = message.position > state.newest;
-                // Below what was removed nothing comes back: that would be a hole.
-                let may_lack = || message.position > state.trimmed && message.is_wanted(&known.prefs);
-                if fresh || (may_lack() && self.fit_in(account, &mut message, &mut newest_late).await?) {
-                    kept.push(message);
-                }
-            }
-            let mut slot = account.lock();
-            if slot.known.is_some() {
-                return self.issue(account, &mut slot, &kept);
-            }
-            messages = kept;
-        }
-    }
-
-    /// False when there is such a message already. Otherwise makes its time fit: positions and
-    /// times of what is stored go together, and that must stay so.
-    /// `late` is the position and time of the late message before it in the same call.
-    async fn fit_in(
+    /// Commits a change of what is stored that was made from what is known, and keeps the result.
+    /// Nothing may be gathered.
+    pub(crate) async fn change(
         &self,
         account: &Account,
-        message: &mut Incoming,
-        late: &mut Option<(u64, i64)>,
-    ) -> Result<bool, StorageError> {
-        // What was queued before must be seen here.
-        let last = account.lock().last.clone();
-        if let Some(last) = last {
-            let _ = last.await;
+        state: State,
+        batch: Batch,
+    ) -> Result<(), StorageError> {
+        let stored = state.encode();
+        let generation = account.lock().generation;
+        let outcome = self.storage.commit(batch.put(STATES, State::key(&account.jid), stored.clone())).await;
+        let mut slot = account.lock();
+        if let Err(error) = outcome {
+            slot.forget(Some(error.clone()));
+            return Err(error);
         }
-        let prefix = row::prefix(&account.jid);
-        let key = row::key(&prefix, message.position);
-        let ends = (row::key(&prefix, 0), row::key(&prefix, u64::MAX));
-        let range =
-            |start: Bound<Bytes>, end: Bound<Bytes>, reverse| ScanRange { start, end, reverse, limit: 1 };
-        let before = range(Bound::Included(ends.0), Bound::Excluded(key.clone()), true);
-        let after = range(Bound::Included(key.clone()), Bound::Included(ends.1), false);
-        let neighbour = |row: Option<&(Bytes, Bytes)>| match row {
-            Some((key, value)) => {
-                Ok(Some((row::position_of(key, &prefix)?, Row::decode(value)?.at.unix_millis())))
-            }
-            None => Ok::<_, StorageError>(None),
-        };
-        let after = self.storage.scan(ROWS, after).await?;
-        if after.first().is_some_and(|(found, _)| *found == key) {
-            return Ok(false);
+        if slot.generation == generation
+            && let Some(known) = &mut slot.known
+        {
+            (known.state, known.stored) = (state, Some(stored));
         }
-        let before = neighbour(self.storage.scan(ROWS, before).await?.first())?;
-        let before = before.max(*late).map(|(_, time)| time);
-        let after = neighbour(after.first())?.map(|(_, time)| time);
-        let own = message.row.at.unix_millis();
-        let fitting = match (before, after) {
-            (Some(before), Some(after)) if before <= after => own.clamp(before, after),
-            (Some(before), Some(_)) => before,
-            (Some(before), None) => own.max(before),
-            (None, Some(after)) => own.min(after),
-            (None, None) => own,
-        };
-        *late = Some((message.position, fitting));
-        // Between two times that were stored, or a message's own.
-        message.row.at = Timestamp::from_unix_millis(fitting).unwrap_or(message.row.at);
-        Ok(true)
+        Ok(())
     }
 
     async fn set_prefs(&self, account: &Account, prefs: Prefs) -> Result<(), StorageError> {

@@ -10,11 +10,11 @@ use waystation_core::Jid;
 use waystation_core::stanza::escaped;
 use waystation_core::storage::{ScanRange, Storage, StorageError, prefix_end};
 
-use crate::result;
-use crate::row::{self, ROWS, Row};
+use crate::chunk::{Chunk, ROWS};
+use crate::{result, row};
 
-/// Rows read at a time.
-const PAGE: usize = 64;
+/// Chunks read at a time.
+const PAGE: usize = 16;
 
 /// Why an export ended early.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +65,15 @@ pub async fn export(
         let Some((last, _)) = rows.last() else { break };
         start = Bound::Excluded(last.clone());
         for (key, value) in rows {
-            line.clear();
-            result::write(&mut line, account, None, row::position_of(&key, &prefix)?, &Row::decode(&value)?);
-            line.push(b'\n');
-            out.write_all(&line)?;
-            messages += 1;
+            let chunk = Chunk::decode(row::position_of(&key, &prefix)?, &value)?;
+            for entry in chunk.entries() {
+                let entry = entry?;
+                line.clear();
+                result::write(&mut line, account, None, entry.position, &chunk.row(&entry)?);
+                line.push(b'\n');
+                out.write_all(&line)?;
+                messages += 1;
+            }
         }
     }
     out.write_all(b"</archive>\n</user>\n</host>\n</server-data>\n")?;

@@ -8,18 +8,20 @@ use std::sync::Arc;
 
 use waystation_core::account::{IqHandler, IqRequest, Relation};
 use waystation_core::archive::position;
+use waystation_core::datetime::Timestamp;
 use waystation_core::module::ServerHandle;
 use waystation_core::rsm::PageReply;
-use waystation_core::storage::{BoxFuture, ScanRange, StorageError};
+use waystation_core::storage::{BoxFuture, ScanRange};
 use waystation_core::{Condition, Element, ErrorType, Jid, StanzaError};
 
+use crate::chunk::{Head, ROWS};
 use crate::driver::Job;
 use crate::page::{self, Matching, Page, Plan, Source};
 use crate::prefs::Prefs;
 use crate::query::{self, Query};
-use crate::row::{self, ROWS, Row};
+use crate::row::{self, Row};
 use crate::store::{Archives, Known};
-use crate::{Server, result, seek};
+use crate::{Server, result, seek, walk};
 
 type Reply = BoxFuture<'static, Result<Option<Element>, StanzaError>>;
 
@@ -179,9 +181,13 @@ impl Archives {
 
     async fn find(&self, account: &Jid, id: &str) -> Result<u64, StanzaError> {
         if let Some(position) = position(id) {
-            let key = row::key(&row::prefix(account), position.0);
-            if self.storage.get(ROWS, key).await?.is_some() {
-                return Ok(position.0);
+            let chunk = walk::at_or_before(&*self.storage, &row::prefix(account), position.0).await?;
+            if let Some(chunk) = chunk.filter(|chunk| position.0 <= chunk.head.last) {
+                for entry in chunk.entries() {
+                    if entry?.position == position.0 {
+                        return Ok(position.0);
+                    }
+                }
             }
         }
         Err(Condition::ItemNotFound.into())
@@ -231,19 +237,13 @@ impl Archives {
 
     async fn metadata(self: &Arc<Self>, account: &Jid) -> Result<Element, StanzaError> {
         self.settled_soon(account).await?;
-        let range = ScanRange::prefix(row::prefix(account), 1);
-        let first = self.edge(account, range.clone()).await?;
-        let last = self.edge(account, range.reversed()).await?;
-        Ok(result::metadata(first.zip(last).map(|(first, last)| [first, last])))
-    }
-
-    async fn edge(
-        &self,
-        account: &Jid,
-        range: ScanRange,
-    ) -> Result<Option<(u64, waystation_core::datetime::Timestamp)>, StorageError> {
-        let rows = self.storage.scan(ROWS, range).await?;
-        let Some((key, value)) = rows.first() else { return Ok(None) };
-        Ok(Some((row::position_of(key, &row::prefix(account))?, Row::decode(value)?.at)))
+        let prefix = row::prefix(account);
+        let rows = self.storage.scan(ROWS, ScanRange::prefix(prefix.clone(), 1)).await?;
+        let Some((key, value)) = rows.first() else { return Ok(result::metadata(None)) };
+        let first = Head::decode(row::position_of(key, &prefix)?, value).map_err(StanzaError::from)?;
+        let last = walk::at_or_before(&*self.storage, &prefix, u64::MAX).await?;
+        let last = last.map(|chunk| chunk.entries().last()).unwrap_or_default().transpose()?;
+        let bounds = last.zip(Timestamp::from_unix_millis(first.time));
+        Ok(result::metadata(bounds.map(|(last, time)| [(first.first, time), (last.position, last.at)])))
     }
 }

@@ -17,9 +17,12 @@ use waystation_core::module::{
 };
 use waystation_core::storage::{BoxFuture, Storage, StorageError};
 
+mod chunk;
 mod driver;
 mod export;
+mod gather;
 mod handler;
+mod late;
 mod page;
 mod prefs;
 mod query;
@@ -32,6 +35,7 @@ mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub use export::{ExportError, export};
 pub use prefs::Policy;
@@ -77,6 +81,9 @@ pub struct Config {
     /// How long a query waits for messages that are on their way into the store before it is
     /// answered with a temporary error. Default 5 seconds.
     pub commit_wait: Duration,
+    /// How long messages of an account may wait to be committed together with those behind them,
+    /// unless they are many or somebody asks. Default one second.
+    pub gather: Duration,
     /// True when the route hands over messages of type groupchat, which is then advertised
     /// (XEP-0313 7). Default false.
     pub groupchat: bool,
@@ -95,6 +102,7 @@ impl Default for Config {
             default_policy: Policy::Always,
             max_prefs: 1_000,
             commit_wait: Duration::from_secs(5),
+            gather: Duration::from_secs(1),
             groupchat: false,
         }
     }
@@ -119,6 +127,13 @@ impl MessageArchive {
     /// [`MessageArchive::enforce_limits`] runs.
     pub fn new(storage: Arc<dyn Storage>, config: Config, server: Server) -> Self {
         Self { archives: Archives::new(storage, config), server }
+    }
+
+    /// To be called when the server begins to stop, so that its end need not wait for messages
+    /// that gather (for [`Config::gather`] at most): commits them, and from then on all at once.
+    pub fn stop_gathering(&self) -> impl Fn() + Send + Sync + 'static {
+        let archives = self.archives.clone();
+        move || archives.stop_gathering()
     }
 
     /// Enforces the configured limits again and again; to be run in the background for as long

@@ -1,21 +1,16 @@
 //! Reads a page of an archive out of the store.
 //!
 //! What must hold: a page is a run of consecutive matches, at most as long as its limits; it is
-//! complete only if no match lies beyond it; a query looks at a bounded number of rows, and when
-//! that bound ends it early, whoever goes on behind what it names misses nothing.
+//! complete only if no match lies beyond it; a query looks at a bounded number of messages (with a
+//! counterpart, at so many of that one's) and reads a bounded number of bytes, and when such a
+//! bound ends it early, whoever goes on behind what it names misses nothing.
 
-use std::ops::Bound;
-
-use bytes::Bytes;
 use waystation_core::Jid;
-use waystation_core::storage::{ScanRange, Storage, StorageError};
+use waystation_core::storage::{Storage, StorageError};
 
-use crate::row::{self, ROWS, Row, WITH};
-
-/// Rows read at a time: few enough that a chunk of the largest stanzas stays small.
-const CHUNK: usize = 64;
-/// Index rows read at a time.
-const INDEX_CHUNK: usize = 256;
+use crate::chunk::{Chunk, Entry};
+use crate::row::Row;
+use crate::walk::{Step, Walk};
 
 /// Where the matches are looked for.
 #[derive(Clone, Debug)]
@@ -44,14 +39,14 @@ pub(crate) struct Matching {
 }
 
 impl Matching {
-    fn holds(&self, row: &Row) -> Result<bool, StorageError> {
-        let millis = row.at.unix_millis();
-        let cheap = self.with.as_ref().is_none_or(|with| with.as_str() == &*row.with)
+    fn holds(&self, chunk: &Chunk, entry: &Entry) -> Result<bool, StorageError> {
+        let millis = entry.at.unix_millis();
+        let cheap = self.with.as_ref().is_none_or(|with| with.as_str().as_bytes() == chunk.with(entry))
             && self.start.is_none_or(|start| millis >= start)
             && self.end.is_none_or(|end| millis <= end)
-            && self.groupchat.is_none_or(|wanted| wanted || !row.groupchat);
+            && self.groupchat.is_none_or(|wanted| wanted || !entry.groupchat);
         let Some(address) = self.address.as_ref().filter(|_| cheap) else { return Ok(cheap) };
-        let stanza = row.stanza()?;
+        let stanza = chunk.stanza(entry)?;
         Ok(stanza.to() == Some(address) || stanza.from() == Some(address))
     }
 }
@@ -94,28 +89,33 @@ pub(crate) async fn read(storage: &dyn Storage, account: &Jid, plan: &Plan) -> R
     let mut page = Page::default();
     let (mut looked, mut bytes, mut full) = (0, 0, plan.max == 0);
     loop {
-        let Some((position, value)) = walk.next().await? else {
-            page.complete = true;
-            break;
+        let entry = match walk.next().await? {
+            Step::Message(entry) => entry,
+            Step::End => {
+                page.complete = true;
+                break;
+            }
+            Step::Stopped => {
+                page.stopped_at = walk.passed;
+                break;
+            }
         };
         if looked >= plan.max_rows {
-            page.stopped_at = walk.before;
+            page.stopped_at = walk.passed;
             break;
         }
         looked += 1;
-        walk.before = Some(position);
-        // Removed since the index was read.
-        let Some(value) = value else { continue };
-        let (row, holds) = match Row::decode(&value).and_then(|row| Ok((plan.matching.holds(&row)?, row))) {
-            Ok((holds, row)) => (row, holds),
+        let position = entry.position;
+        walk.passed = Some(position);
+        let Some(chunk) = walk.chunk() else { continue };
+        match plan.matching.holds(chunk, &entry) {
+            Ok(true) => {}
+            Ok(false) => continue,
             // One damaged message must not hide those around it; it stays for repair.
             Err(error) => {
                 tracing::error!(%account, position, %error, "an archived message is damaged");
                 continue;
             }
-        };
-        if !holds {
-            continue;
         }
         page.met += 1;
         if page.met <= plan.skip {
@@ -124,8 +124,8 @@ pub(crate) async fn read(storage: &dyn Storage, account: &Jid, plan: &Plan) -> R
         if full {
             break;
         }
-        bytes += row.stanza_len();
-        page.rows.push((position, row));
+        bytes += entry.stanza_len();
+        page.rows.push((position, chunk.row(&entry)?));
         full = page.rows.len() >= plan.max || bytes >= plan.max_bytes;
     }
     if plan.backward {
@@ -143,98 +143,4 @@ pub(crate) async fn count(
     let all = Plan { skip: usize::MAX, max: 0, ..plan.clone() };
     let page = read(storage, account, &all).await?;
     Ok(page.complete.then_some(page.met))
-}
-
-/// Goes over the positions of a plan in its direction.
-struct Walk<'a> {
-    storage: &'a dyn Storage,
-    source: &'a Source,
-    backward: bool,
-    prefix: Bytes,
-    index: Option<Bytes>,
-    /// What is left, the next range last.
-    ranges: Vec<(u64, u64)>,
-    /// What was read ahead, the next one last.
-    ahead: Vec<(u64, Option<Bytes>)>,
-    /// How many to read next.
-    chunk: usize,
-    /// The position that was looked at before.
-    before: Option<u64>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(storage: &'a dyn Storage, account: &Jid, plan: &'a Plan) -> Self {
-        let index = match &plan.source {
-            Source::With(with) => Some(row::with_prefix(account, with)),
-            _ => None,
-        };
-        let mut ranges = plan.ranges.clone();
-        if !plan.backward {
-            ranges.reverse();
-        }
-        let most = if index.is_some() { INDEX_CHUNK } else { CHUNK };
-        Self {
-            storage,
-            source: &plan.source,
-            backward: plan.backward,
-            prefix: row::prefix(account),
-            index,
-            ranges,
-            ahead: Vec::new(),
-            // One beyond the page tells whether it is complete.
-            chunk: plan.skip.saturating_add(plan.max).saturating_add(1).min(most),
-            before: None,
-        }
-    }
-
-    /// The next position, with its row unless that has gone.
-    async fn next(&mut self) -> Result<Option<(u64, Option<Bytes>)>, StorageError> {
-        while self.ahead.is_empty() {
-            let Some(range) = self.ranges.pop() else { return Ok(None) };
-            self.read_ahead(range).await?;
-        }
-        let Some((position, value)) = self.ahead.pop() else { return Ok(None) };
-        if matches!(self.source, Source::All) {
-            return Ok(Some((position, value)));
-        }
-        let value = self.storage.get(ROWS, row::key(&self.prefix, position)).await?;
-        Ok(Some((position, value)))
-    }
-
-    /// Reads a chunk of a range, and puts what is left of the range back.
-    async fn read_ahead(&mut self, (first, last): (u64, u64)) -> Result<(), StorageError> {
-        if let Source::Positions(positions) = self.source {
-            let inside = positions.iter().filter(|&&position| position >= first && position <= last);
-            self.ahead = inside.map(|&position| (position, None)).collect();
-            if !self.backward {
-                self.ahead.reverse();
-            }
-            return Ok(());
-        }
-        let (space, prefix) = match &self.index {
-            Some(index) => (WITH, index),
-            None => (ROWS, &self.prefix),
-        };
-        let range = ScanRange {
-            start: Bound::Included(row::key(prefix, first)),
-            end: Bound::Included(row::key(prefix, last)),
-            reverse: self.backward,
-            limit: self.chunk,
-        };
-        let rows = self.storage.scan(space, range).await?;
-        for (key, value) in &rows {
-            self.ahead.push((row::position_of(key, prefix)?, Some(value.clone())));
-        }
-        if let Some(&(end, _)) = self.ahead.last()
-            && rows.len() >= self.chunk
-        {
-            let left = match self.backward {
-                true => end.checked_sub(1).map(|end| (first, end)),
-                false => end.checked_add(1).map(|end| (end, last)),
-            };
-            self.ranges.extend(left.filter(|(first, last)| first <= last));
-        }
-        self.ahead.reverse();
-        Ok(())
-    }
 }

@@ -1,9 +1,10 @@
 //! How long messages are kept: the oldest go first, a few at a time.
 //!
 //! What must hold: only the oldest messages are removed, so that no archive gets a hole
-//! (XEP-0313 3.2); rows, index and state change in one batch, so that counts stay exact; a step
-//! reads and removes at most [`STEP`] messages, and between two steps of a sweep every call that
-//! waits for the account has its turn.
+//! (XEP-0313 3.2); chunks, index and state change in one batch, so that counts stay exact; a chunk
+//! of which only a part goes is replaced by one of the rest; a step reads at most [`STEP_CHUNKS`]
+//! chunks and ends with the one that makes it [`STEP`] messages, and between two steps of a sweep
+//! every call that waits for the account has its turn.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,14 +14,21 @@ use waystation_core::Jid;
 use waystation_core::datetime::Timestamp;
 use waystation_core::storage::{Batch, ScanRange, StorageError};
 
+use crate::chunk::{Builder, Chunk, ROWS, WITH};
 use crate::driver::Job;
 use crate::prefs::{PREFS, Prefs};
-use crate::row::{self, ROWS, Row, WITH};
+use crate::row;
 use crate::state::{STATES, State};
 use crate::store::{Account, Archives};
 
-/// Messages that are looked at in one step.
+/// Messages that are enough for one step.
 const STEP: usize = 128;
+
+/// Chunks that are read in one step.
+const STEP_CHUNKS: usize = 16;
+
+/// Keys that are removed at once where nothing is left to be counted.
+const KEYS: usize = 64;
 
 /// Accounts whose states are read at once.
 const STATES_PAGE: usize = 256;
@@ -65,27 +73,40 @@ impl Archives {
             last.await?;
         }
         let prefix = row::prefix(&account.jid);
-        let rows = self.storage.scan(ROWS, ScanRange::prefix(prefix.clone(), STEP)).await?;
-        let all_read = rows.len() < STEP;
+        let rows = self.storage.scan(ROWS, ScanRange::prefix(prefix.clone(), STEP_CHUNKS)).await?;
+        let mut all_read = rows.len() < STEP_CHUNKS;
         let mut state = known.state.clone();
         let mut batch = Batch::new().expect(STATES, State::key(&account.jid), known.stored.clone());
-        let mut oldest_left = None;
+        let (mut gone, mut oldest_left) = (0, None);
         for (key, value) in rows {
-            let position = row::position_of(&key, &prefix)?;
-            let row = Row::decode(&value)?;
-            let millis = row.at.unix_millis();
-            // The state's time is a bound; the row's own decides.
-            let at_row = State { oldest_time: millis, ..state.clone() };
-            if !self.is_over(&at_row, goal) {
-                oldest_left = Some(millis);
+            if gone >= STEP {
+                all_read = false;
                 break;
             }
-            let index = row::key(&row::with_prefix(&account.jid, &row.with), position);
-            batch = batch.delete(ROWS, key).delete(WITH, index);
-            state.trim(position, 1, row.stanza_len());
+            let chunk = Chunk::decode(row::position_of(&key, &prefix)?, &value)?;
+            let (gone_before, mut left) = (gone, Builder::default());
+            for entry in chunk.entries() {
+                let entry = entry?;
+                let millis = entry.at.unix_millis();
+                // The state's time is a bound; the message's own decides.
+                let at_message = || State { oldest_time: millis, ..state.clone() };
+                if oldest_left.is_none() && self.is_over(&at_message(), goal) {
+                    gone += 1;
+                    state.trim(entry.position, 1, entry.stanza_len());
+                    continue;
+                }
+                oldest_left = oldest_left.or(Some(millis));
+                left.push(entry.position, &chunk.row(&entry)?);
+            }
+            if gone > gone_before {
+                batch = left.write(&account.jid, chunk.delete(&account.jid, batch)?);
+            }
+            if oldest_left.is_some() {
+                break;
+            }
         }
         if all_read && oldest_left.is_none() {
-            // No row is left; should the counts say otherwise, they are put right.
+            // No message is left; should the counts say otherwise, they are put right.
             (state.messages, state.bytes) = (0, 0);
         }
         if let Some(oldest) = oldest_left {
@@ -93,22 +114,10 @@ impl Archives {
             // when those before them go.
             state.oldest_time = oldest;
         }
-        let stored = state.encode();
-        if Some(&stored) == known.stored.as_ref() {
+        if Some(&state.encode()) == known.stored.as_ref() {
             return Ok(false);
         }
-        let generation = account.lock().generation;
-        let outcome = self.storage.commit(batch.put(STATES, State::key(&account.jid), stored.clone())).await;
-        let mut slot = account.lock();
-        if let Err(error) = outcome {
-            slot.forget(Some(error.clone()));
-            return Err(error);
-        }
-        if slot.generation == generation
-            && let Some(known) = &mut slot.known
-        {
-            (known.state, known.stored) = (state.clone(), Some(stored));
-        }
+        self.change(account, state.clone(), batch).await?;
         Ok(oldest_left.is_none() && self.is_over(&state, goal))
     }
 
@@ -125,7 +134,7 @@ impl Archives {
         for space in [ROWS, WITH] {
             loop {
                 let prefix = row::prefix(&account.jid);
-                let rows = self.storage.scan(space, ScanRange::prefix(prefix, STEP)).await?;
+                let rows = self.storage.scan(space, ScanRange::prefix(prefix, KEYS)).await?;
                 if rows.is_empty() {
                     break;
                 }

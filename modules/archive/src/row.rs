@@ -1,24 +1,7 @@
-//! How a message lies in the store: its key, its index key and its row.
+//! A message of an archive, the keys that its chunk lies under, and the numbers inside of it.
 //!
-//! On disk, in the space `archive`: the account's bare JID, NUL, the position as a big-endian
-//! number, holding
-//!
-//! ```text
-//! flags    1 byte: bit 0 set for type groupchat, bits 4 to 7 the version of the layout (0)
-//! time     varint: milliseconds since 1970, zigzag
-//! with     varint length, and the counterpart's bare JID
-//! head     varint: length of the stanza's start tag without its end
-//! stanza   the bytes as they go over the wire
-//! ```
-//!
-//! and in the space `archive_with`: the account's bare JID, NUL, eight bytes of hash of the
-//! counterpart's bare JID, the position; holding nothing. A hash, because two JIDs may be longer
-//! than a key; what it finds is compared with the row, so that equal hashes do no harm. The index
-//! makes a conversation as cheap to page through as the whole archive, at the price of one more
-//! small key per message; without it a query for a rare counterpart would read everything.
-//!
-//! What must hold: what this module writes it reads back unchanged, and bytes that it did not
-//! write are an error, never a panic; both keys of one message are made from its row alone.
+//! What must hold: keys of one account, and of one of its counterparts, are in the order of
+//! positions and apart from all others'.
 
 use std::hash::Hasher as _;
 
@@ -26,15 +9,8 @@ use bytes::{Bytes, BytesMut};
 use twox_hash::XxHash3_64;
 use waystation_core::datetime::Timestamp;
 use waystation_core::queue::RecordId;
-use waystation_core::storage::{Space, StorageError};
+use waystation_core::storage::StorageError;
 use waystation_core::{Jid, MessageType, Stanza, StanzaType};
-
-/// The messages.
-pub(crate) const ROWS: Space = Space("archive");
-/// The messages of each counterpart.
-pub(crate) const WITH: Space = Space("archive_with");
-
-const GROUPCHAT: u8 = 1;
 
 /// A message as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,49 +44,6 @@ impl Row {
     pub(crate) fn stanza_len(&self) -> u64 {
         (self.head.len() + self.tail.len()) as u64
     }
-
-    pub(crate) fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(24 + self.with.len() + self.head.len() + self.tail.len());
-        out.extend_from_slice(&[if self.groupchat { GROUPCHAT } else { 0 }]);
-        put_signed(&mut out, self.at.unix_millis());
-        put_varint(&mut out, self.with.len() as u64);
-        out.extend_from_slice(self.with.as_bytes());
-        put_varint(&mut out, self.head.len() as u64);
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(&self.tail);
-        out.freeze()
-    }
-
-    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, StorageError> {
-        Self::read(bytes).ok_or_else(|| StorageError::Corrupt("a row of a message archive".into()))
-    }
-
-    fn read(bytes: &Bytes) -> Option<Self> {
-        let mut input = &bytes[..];
-        let (&flags, rest) = input.split_first()?;
-        input = rest;
-        if flags & !GROUPCHAT != 0 {
-            return None;
-        }
-        let at = Timestamp::from_unix_millis(take_signed(&mut input)?)?;
-        let length = usize::try_from(take_varint(&mut input)?).ok()?;
-        let (with, rest) = input.split_at_checked(length)?;
-        input = rest;
-        let head = usize::try_from(take_varint(&mut input)?).ok()?;
-        let stanza = bytes.slice(bytes.len() - input.len()..);
-        if head > stanza.len() {
-            return None;
-        }
-        let with = std::str::from_utf8(with).ok()?.into();
-        let (head, tail) = (stanza.slice(..head), stanza.slice(head..));
-        Some(Self { groupchat: flags & GROUPCHAT != 0, at, with, head, tail })
-    }
-
-    /// The stanza, parsed anew.
-    pub(crate) fn stanza(&self) -> Result<Stanza, StorageError> {
-        Stanza::parse(&[&self.head[..], &self.tail[..]].concat())
-            .map_err(|_| StorageError::Corrupt("a stanza of a message archive".into()))
-    }
 }
 
 /// The other party of a message: who it is to if the account sent it, else who sent it. For
@@ -125,11 +58,21 @@ pub(crate) fn prefix(account: &Jid) -> Bytes {
     [account.bare_str().as_bytes(), &[0]].concat().into()
 }
 
-/// What all index keys of an account and a counterpart begin with.
-pub(crate) fn with_prefix(account: &Jid, with: &str) -> Bytes {
+/// What stands for a counterpart in the index, by its bare JID.
+pub(crate) fn with_hash(with: &str) -> u64 {
+    with_hash_bytes(with.as_bytes())
+}
+
+/// The same of its bytes.
+pub(crate) fn with_hash_bytes(with: &[u8]) -> u64 {
     let mut hasher = XxHash3_64::new();
-    hasher.write(with.as_bytes());
-    [account.bare_str().as_bytes(), &[0], &hasher.finish().to_be_bytes()].concat().into()
+    hasher.write(with);
+    hasher.finish()
+}
+
+/// What all index keys of an account and a counterpart begin with.
+pub(crate) fn with_hash_prefix(account: &Jid, with: u64) -> Bytes {
+    [account.bare_str().as_bytes(), &[0], &with.to_be_bytes()].concat().into()
 }
 
 /// The key of a position behind a prefix.
@@ -221,14 +164,13 @@ mod tests {
         for (kind, expected) in [("type='groupchat'", true), ("type='chat'", false), ("", false)] {
             let row = Row::new(&account, Timestamp::now(), &message("from='c@d' to='a@b'", kind));
             assert_eq!(row.groupchat, expected, "{kind}");
-            assert_eq!(Row::decode(&row.encode()).unwrap(), row);
         }
     }
 
     #[test]
     fn keys_of_the_longest_addresses_fit() {
         let longest = jid(&format!("{}@{}", "a".repeat(1023), vec!["b".repeat(62); 4].join(".")));
-        let key = key(&with_prefix(&longest, longest.bare_str()), u64::MAX);
+        let key = key(&with_hash_prefix(&longest, with_hash(longest.bare_str())), u64::MAX);
         assert!(key.len() <= waystation_core::storage::MAX_KEY, "{}", key.len());
     }
 
@@ -251,27 +193,6 @@ mod tests {
             prop_assert_eq!(take_signed(&mut input), Some(value));
             prop_assert_eq!(take_varint(&mut input), Some(unsigned));
             prop_assert!(input.is_empty());
-        }
-
-        #[test]
-        fn rows_read_back_and_no_bytes_panic(
-            millis in -62_167_219_200_000i64..=253_402_300_799_999,
-            with in "\\PC{0,300}",
-            text in "[a-z ]{0,300}",
-            cut in any::<prop::sample::Index>(),
-            noise in proptest::collection::vec(any::<u8>(), 0..64),
-        ) {
-            let row = Row {
-                groupchat: millis % 2 == 0,
-                at: Timestamp::from_unix_millis(millis).unwrap(),
-                with: with.into(),
-                head: Bytes::from("<message from='a@b'"),
-                tail: Bytes::from(format!("><body>{text}</body></message>")),
-            };
-            let bytes = row.encode();
-            prop_assert_eq!(&Row::decode(&bytes).unwrap(), &row);
-            let _ = Row::decode(&bytes.slice(..cut.index(bytes.len())));
-            let _ = Row::decode(&noise.into());
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What is known of an account's archive as a whole: how far it goes, how much it holds, and
 //! where the clock was set back.
 //!
-//! On disk, in the space `archive_state`: the account's bare JID, holding a version byte (1) and
-//! the fields of [`State`] as varints. It is written in the same batch as the rows that it tells
+//! On disk, in the space `archive_state`: the account's bare JID, holding a version byte (2) and
+//! the fields of [`State`] as varints. It is written in the same batch as the chunk that it tells
 //! of, and each batch demands that the state is the one that it was made from: so a batch behind
 //! one that failed fails as well, and the watermark never passes a message that was not stored.
 //!
@@ -26,7 +26,7 @@ pub(crate) const SLACK: i64 = 60_000;
 /// Steps that are kept; with more, the oldest two segments become unsorted.
 const MAX_STEPS: usize = 16;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// See the module's header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,7 +133,14 @@ impl State {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StorageError> {
-        Self::read(bytes).ok_or_else(|| StorageError::Corrupt("the state of a message archive".into()))
+        match bytes.first() {
+            // Before a release, so that there is nothing to convert.
+            Some(1) => Err(StorageError::Corrupt(
+                "a message archive in layout 1; this version reads layout 2 alone".into(),
+            )),
+            _ => Self::read(bytes)
+                .ok_or_else(|| StorageError::Corrupt("the state of a message archive".into())),
+        }
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
@@ -163,9 +170,11 @@ mod tests {
 
     #[test]
     fn what_is_no_state_is_refused() {
-        for bytes in [&b""[..], &[2, 0, 0, 0, 0, 0, 0, 0], &[1], &[1, 0, 0, 0, 0, 0, 0, 0, 5, 5]] {
+        for bytes in [&b""[..], &[3, 0, 0, 0, 0, 0, 0, 0], &[2], &[2, 0, 0, 0, 0, 0, 0, 0, 5, 5]] {
             assert!(State::decode(bytes).is_err(), "{bytes:?}");
         }
+        let older = State::decode(&[1, 0, 0, 0, 0, 0, 0, 0]).unwrap_err().to_string();
+        assert!(older.contains("layout 1"), "{older}");
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! The archives of all accounts: adding messages, and what a query begins with.
 //!
-//! A call that needs nothing but what is in memory queues its commit at once. Every other call
-//! becomes a job that the account's driver (`driver.rs`) does in the order of the calls.
+//! Messages that need nothing but what is in memory are gathered at once (`gather.rs`). Every
+//! other call becomes a job that the account's driver (`driver.rs`) does in the order of the calls.
 //!
 //! What must hold: of one account, commits are queued in the order of the calls and one at a
 //! time, while its slot is locked or by its driver alone; each demands the state that the one
@@ -13,21 +13,21 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use futures_util::future::Shared;
 use tokio::sync::oneshot;
 use waystation_core::Jid;
 use waystation_core::archive::{Archive, Archived};
 use waystation_core::datetime::Timestamp;
 use waystation_core::queue::RecordId;
-use waystation_core::storage::{Batch, BoxFuture, Storage, StorageError};
+use waystation_core::storage::{BoxFuture, Storage, StorageError};
 
 use crate::Config;
 use crate::driver::{self, Job};
+use crate::gather::{Clock, Gathered};
 use crate::prefs::Prefs;
-use crate::row::{self, ROWS, Row, WITH};
+use crate::row::{self, Row};
 use crate::sid;
-use crate::state::{STATES, State};
+use crate::state::State;
 
 /// Accounts that are kept in memory; beyond it those at rest are forgotten and read anew.
 const MAX_ACCOUNTS: usize = 10_000;
@@ -35,18 +35,14 @@ const MAX_ACCOUNTS: usize = 10_000;
 /// Calls that may wait for one account's driver.
 const MAX_JOBS: usize = 16_384;
 
-/// Changes and bytes of one batch: far below what storage takes, since a batch is also what a
-/// flush waits for. One message always fits.
-const BATCH_OPS: usize = 2_000;
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-/// A commit, or several, that more than one party waits for.
+/// A commit that more than one party waits for, of what is gathered or was queued.
 pub(crate) type Pending = Shared<BoxFuture<'static, Result<(), StorageError>>>;
 
 /// The archives of all accounts.
 pub(crate) struct Archives {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) config: Config,
+    pub(crate) clock: Clock,
     accounts: Mutex<HashMap<Jid, Arc<Account>>>,
 }
 
@@ -65,7 +61,9 @@ pub(crate) struct Slot {
     pub(crate) jobs: VecDeque<Job>,
     /// True while the driver runs.
     pub(crate) driving: bool,
-    /// The newest commit.
+    /// What waits to be committed together; only while `known` is there.
+    pub(crate) gathered: Option<Gathered>,
+    /// The newest commit that is queued.
     pub(crate) last: Option<Pending>,
     /// Grows whenever `known` is forgotten.
     pub(crate) generation: u64,
@@ -73,7 +71,7 @@ pub(crate) struct Slot {
     failure: Option<StorageError>,
 }
 
-/// What is known of an account's archive once all that was queued is committed.
+/// What is known of an account's archive once all that was gathered and queued is committed.
 #[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) state: State,
@@ -117,17 +115,23 @@ impl Slot {
     pub(crate) fn forget(&mut self, failure: Option<StorageError>) {
         self.generation += 1;
         self.known = None;
+        if let Some(gathered) = self.gathered.take() {
+            // It was made to follow what is not there.
+            gathered.fail(failure.clone().unwrap_or(StorageError::Closed));
+        }
         self.failure = failure;
     }
 
     fn is_at_rest(&self) -> bool {
-        !self.driving && self.last.as_ref().is_none_or(|last| last.peek().is_some())
+        !self.driving
+            && self.gathered.is_none()
+            && self.last.as_ref().is_none_or(|last| last.peek().is_some())
     }
 }
 
 impl Archives {
     pub(crate) fn new(storage: Arc<dyn Storage>, config: Config) -> Arc<Self> {
-        Arc::new(Self { storage, config, accounts: Mutex::default() })
+        Arc::new(Self { storage, config, clock: Clock::default(), accounts: Mutex::default() })
     }
 
     /// The account's place in memory, made if it has none.
@@ -186,10 +190,11 @@ impl Archives {
         let outcome = {
             let account = self.account(jid);
             let mut slot = account.lock();
-            if !slot.driving
-                && let Some(known) = &slot.known
-            {
-                return Ok(Look { known: known.clone(), last: slot.last.clone() });
+            if !slot.driving && slot.known.is_some() {
+                self.flush(&account, &mut slot);
+                if let Some(known) = &slot.known {
+                    return Ok(Look { known: known.clone(), last: slot.last.clone() });
+                }
             }
             self.push(&account, &mut slot, |reply| Job::Look { reply })?
         };
@@ -213,72 +218,10 @@ impl Archives {
         }
         Err(failure)
     }
-
-    /// Queues messages whose turn it is. Those at or before the watermark must be known to be
-    /// absent. Messages are in the order of their positions.
-    pub(crate) fn issue(
-        &self,
-        account: &Arc<Account>,
-        slot: &mut Slot,
-        messages: &[Incoming],
-    ) -> Result<Pending, StorageError> {
-        let known = slot.known.as_mut().ok_or(StorageError::Closed)?;
-        let state_key = State::key(&account.jid);
-        let prefix = row::prefix(&account.jid);
-        let mut commits = Vec::new();
-        let mut rest = messages;
-        while !rest.is_empty() {
-            let mut batch = Batch::new().expect(STATES, state_key.clone(), known.stored.clone());
-            let mut bytes = 0;
-            while let Some((message, behind)) = rest.split_first() {
-                if batch.ops.len() >= BATCH_OPS || bytes >= BATCH_BYTES {
-                    break;
-                }
-                rest = behind;
-                let (position, row) = (message.position, &message.row);
-                let fresh = position > known.state.newest;
-                if !message.is_wanted(&known.prefs) {
-                    known.state.newest = known.state.newest.max(position);
-                    continue;
-                }
-                let value = row.encode();
-                bytes += value.len();
-                let index = row::key(&row::with_prefix(&account.jid, &row.with), position);
-                batch = batch.put(ROWS, row::key(&prefix, position), value).put(WITH, index, Bytes::new());
-                let millis = row.at.unix_millis();
-                if fresh {
-                    known.state.append(position, millis, row.stanza_len());
-                } else {
-                    known.state.insert(millis, row.stanza_len());
-                }
-            }
-            let stored = known.state.encode();
-            if known.stored.as_ref() != Some(&stored) {
-                known.stored = Some(stored.clone());
-                commits.push(self.storage.commit(batch.put(STATES, state_key.clone(), stored)));
-            }
-        }
-        if commits.is_empty() {
-            // All was there already, perhaps only on its way.
-            return Ok(slot.last.clone().unwrap_or_else(|| std::future::ready(Ok(())).boxed().shared()));
-        }
-        let (weak, generation) = (Arc::downgrade(account), slot.generation);
-        let pending = async move {
-            for commit in commits {
-                if let Err(error) = commit.await {
-                    return Err(failed(&weak, generation, error));
-                }
-            }
-            Ok(())
-        };
-        let pending = pending.boxed().shared();
-        slot.last = Some(pending.clone());
-        Ok(pending)
-    }
 }
 
 /// A commit failed that was queued in a generation; the error for the caller.
-fn failed(account: &Weak<Account>, generation: u64, error: StorageError) -> StorageError {
+pub(crate) fn failed(account: &Weak<Account>, generation: u64, error: StorageError) -> StorageError {
     let Some(account) = account.upgrade() else { return error };
     let mut slot = account.lock();
     // A conflict says no more than that an earlier commit failed: what that one said is told.
@@ -291,6 +234,14 @@ fn failed(account: &Weak<Account>, generation: u64, error: StorageError) -> Stor
         slot.forget(Some(error.clone()));
     }
     error
+}
+
+/// Where a call's messages are.
+enum Added {
+    /// Gathered or queued.
+    Pending(Result<Vec<Pending>, StorageError>),
+    /// With the driver, which tells what to wait for.
+    Asked(Result<oneshot::Receiver<Result<Vec<Pending>, StorageError>>, StorageError>),
 }
 
 /// The archives as the rest of the server sees them.
@@ -317,20 +268,28 @@ impl Archive for Seam {
         messages.sort_by_key(|message| message.position);
         messages.dedup_by_key(|message| message.position);
         let account = self.0.account(&account);
-        let mut slot = account.lock();
-        if !slot.driving
-            && let Some(known) = &slot.known
-            && messages.first().is_none_or(|first| first.position > known.state.newest)
-        {
-            return match self.0.issue(&account, &mut slot, &messages) {
-                Ok(pending) => Box::pin(pending),
-                Err(error) => Box::pin(async { Err(error) }),
+        let added = {
+            let mut slot = account.lock();
+            let newest = slot.known.as_ref().map(|known| known.state.newest);
+            let is_fresh = |newest| messages.first().is_none_or(|first| first.position > newest);
+            if !slot.driving && newest.is_some_and(is_fresh) {
+                Added::Pending(self.0.gather(&account, &mut slot, &messages))
+            } else {
+                Added::Asked(self.0.push(&account, &mut slot, |reply| Job::Add { messages, reply }))
+            }
+        };
+        self.0.keep_bound();
+        Box::pin(async move {
+            let pending = match added {
+                Added::Pending(pending) => pending?,
+                Added::Asked(outcome) => outcome?.await.unwrap_or(Err(StorageError::Closed))?,
             };
-        }
-        match self.0.push(&account, &mut slot, |reply| Job::Add { messages, reply }) {
-            Ok(outcome) => Box::pin(async move { outcome.await.unwrap_or(Err(StorageError::Closed))?.await }),
-            Err(error) => Box::pin(async { Err(error) }),
-        }
+            // The first failure is the one that says why.
+            for pending in pending {
+                pending.await?;
+            }
+            Ok(())
+        })
     }
 
     fn newest(&self, account: Jid) -> BoxFuture<'static, Result<Option<RecordId>, StorageError>> {

@@ -2,6 +2,7 @@
 
 mod durability;
 mod exported;
+mod gathering;
 mod limits;
 mod m1;
 mod model;

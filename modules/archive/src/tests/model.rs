@@ -1,11 +1,16 @@
 //! Paging and filtering against a plain list, while messages come and go between the pages.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
+use tokio::task::JoinHandle;
 use waystation_core::archive::Archived;
 use waystation_core::datetime::Timestamp;
 use waystation_core::queue::RecordId;
+use waystation_core::storage::StorageError;
 use waystation_core::{Condition, Jid, Stanza};
 
+use super::store::TestStorage;
 use super::world::*;
 use crate::driver::Job;
 use crate::retention::Goal;
@@ -72,7 +77,11 @@ struct Asked {
 enum Step {
     /// Messages with gaps between positions, times and kinds.
     Add(Vec<(u64, i64, usize)>),
-    /// Retention does one step.
+    /// What has gathered is committed.
+    Flush,
+    /// The server ends without doing so; what was not committed is handed over again.
+    Crash,
+    /// Retention does its work.
     Trim,
     Query(Box<Asked>),
 }
@@ -118,6 +127,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => messages(1..8).prop_map(Step::Add),
         1 => Just(Step::Trim),
+        2 => Just(Step::Flush),
+        1 => Just(Step::Crash),
         12 => query().prop_map(|asked| Step::Query(Box::new(asked))),
     ]
 }
@@ -128,12 +139,16 @@ struct Model {
     entries: Vec<Entry>,
     last: (u64, i64),
     limit: usize,
+    config: Config,
+    /// Calls whose messages are not known to be stored.
+    calls: Vec<JoinHandle<Result<(), StorageError>>>,
 }
 
 impl Model {
     fn new(config: Config) -> Self {
         let limit = config.max_messages.map_or(usize::MAX, |max| max as usize);
-        Self { world: with_config(config), entries: Vec::new(), last: (0, BASE), limit }
+        let world = gathering(Arc::default(), config.clone());
+        Self { world, entries: Vec::new(), last: (0, BASE), limit, config, calls: Vec::new() }
     }
 
     async fn add(&mut self, messages: &[(u64, i64, usize)]) {
@@ -142,15 +157,51 @@ impl Model {
             self.last = (self.last.0 + gap, self.last.1 + jump);
             added.push(Entry { position: self.last.0, millis: self.last.1, kind });
         }
-        self.world.add(added.iter().map(Entry::archived).collect()).await.unwrap();
+        self.hand_over(&added);
         self.entries.extend(added);
+    }
+
+    fn hand_over(&mut self, entries: &[Entry]) {
+        let messages = entries.iter().map(Entry::archived).collect();
+        self.calls.push(tokio::spawn(self.world.archive().add(jid(JULIET), messages)));
     }
 
     async fn trim(&mut self) {
         let goal = Goal::Limits { before: None };
-        self.world.archives.ask(&jid(JULIET), |reply| Job::Trim { goal, reply }).await.unwrap();
-        let gone = self.entries.len().saturating_sub(self.limit).min(128);
+        while self.world.archives.ask(&jid(JULIET), |reply| Job::Trim { goal, reply }).await.unwrap() {}
+        let gone = self.entries.len().saturating_sub(self.limit);
         self.entries.drain(..gone);
+    }
+
+    async fn crash(&mut self) {
+        // Calls that were made are on their way at least, so that some are committed.
+        tokio::task::yield_now().await;
+        for call in std::mem::take(&mut self.calls) {
+            if call.is_finished() {
+                call.await.unwrap().unwrap();
+            } else {
+                call.abort();
+            }
+        }
+        let ended = std::mem::replace(
+            &mut self.world,
+            gathering(Arc::new(TestStorage::default()), self.config.clone()),
+        );
+        // A copy, for what is still on its way in the old one may reach its store.
+        self.world = gathering(Arc::new(ended.storage.copy()), self.config.clone());
+        let newest = self.world.newest().await.unwrap_or(0);
+        let (there, lost): (Vec<_>, Vec<_>) =
+            self.entries.iter().cloned().partition(|entry| entry.position <= newest);
+        // Some of what is there as well, which changes nothing.
+        self.hand_over(&[&there[there.len().saturating_sub(3)..], &lost].concat());
+    }
+
+    /// All calls end well once everything is committed.
+    async fn finish(&mut self) {
+        self.world.newest().await;
+        for call in std::mem::take(&mut self.calls) {
+            call.await.unwrap().unwrap();
+        }
     }
 
     /// The position at a place; places past the end name none that exist.
@@ -303,10 +354,15 @@ proptest! {
             for step in &steps {
                 match step {
                     Step::Add(messages) => model.add(messages).await,
+                    Step::Flush => model.world.flush(),
+                    Step::Crash => model.crash().await,
                     Step::Trim => model.trim().await,
                     Step::Query(asked) => model.check(asked).await?,
                 }
             }
+            model.finish().await;
+            prop_assert_eq!(model.world.positions().await, model.matches(&Asked::default()));
+            model.world.check_store();
             Ok(())
         })?;
     }
@@ -369,6 +425,7 @@ proptest! {
                 stamped.extend(answer.positions().into_iter().zip(stamps));
             }
             prop_assert!(stamped.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            world.check_store();
             for (start, length) in spans {
                 let (start, end) = (BASE + start, BASE + start + length);
                 let stamp = |millis| Timestamp::from_unix_millis(millis).unwrap().to_string();

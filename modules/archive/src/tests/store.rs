@@ -45,6 +45,18 @@ impl TestStorage {
         self.state().held = true;
     }
 
+    /// Rows whose keys begin so.
+    pub(super) fn range(&self, space: Space, prefix: &[u8]) -> Vec<Row> {
+        let state = self.state();
+        let rows = state.rows.iter().filter(|((of, key), _)| *of == space && key.starts_with(prefix));
+        rows.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// What a new server finds after this one has ended.
+    pub(super) fn copy(&self) -> Self {
+        Self(Mutex::new(State { rows: self.state().rows.clone(), ..State::default() }))
+    }
+
     /// Applies all commits that wait, in order, and those to come.
     pub(super) fn release(&self) {
         let mut state = self.state();

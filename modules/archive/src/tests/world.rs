@@ -1,5 +1,6 @@
 //! A server with an archive, as an account's sessions see it.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,9 @@ use waystation_core::storage::{Batch, BoxFuture, Durability, Row, ScanRange, Spa
 use waystation_core::{Condition, Element, IqType, Jid, Stanza, StanzaError, StanzaType, StreamError};
 
 use super::store::TestStorage;
+use crate::chunk::{Chunk, MAX_BYTES, MAX_ROWS, ROWS, WITH};
+use crate::row;
+use crate::state::STATES;
 use crate::store::Archives;
 use crate::{Config, MessageArchive, NS_MAM};
 
@@ -139,7 +143,13 @@ pub(super) fn with_config(config: Config) -> World {
     over(Arc::new(TestStorage::default()), config)
 }
 
-pub(super) fn over<S: Storage>(storage: Arc<S>, config: Config) -> World<S> {
+/// What is added does not wait for more.
+pub(super) fn over<S: Storage>(storage: Arc<S>, mut config: Config) -> World<S> {
+    config.gather = Duration::ZERO;
+    gathering(storage, config)
+}
+
+pub(super) fn gathering<S: Storage>(storage: Arc<S>, config: Config) -> World<S> {
     let sessions = Arc::new(Sessions::default());
     let server: Arc<OnceLock<Arc<dyn ServerHandle>>> = Arc::default();
     let _ = server.set(sessions.clone());
@@ -160,6 +170,12 @@ impl<S: Storage> World<S> {
     /// An archive with messages at these positions.
     pub(super) async fn fill(&self, positions: impl IntoIterator<Item = u64>) {
         self.add(positions.into_iter().map(plain).collect()).await.unwrap();
+    }
+
+    /// Commits what Juliet's archive has gathered.
+    pub(super) fn flush(&self) {
+        let account = self.archives.account(&jid(JULIET));
+        self.archives.flush(&account, &mut account.lock());
     }
 
     pub(super) async fn newest(&self) -> Option<u64> {
@@ -225,6 +241,50 @@ impl<S: Storage> World<S> {
             }
             after = format!("<after>{}</after>", answer.last().unwrap());
         }
+    }
+}
+
+impl World {
+    /// Positions of Juliet's archive as its chunks have them.
+    pub(super) fn positions_of_store(&self) -> Vec<u64> {
+        let prefix = row::prefix(&jid(JULIET));
+        let chunks = self.storage.range(ROWS, &prefix);
+        let chunks = chunks
+            .iter()
+            .map(|(key, value)| Chunk::decode(row::position_of(key, &prefix).unwrap(), value).unwrap());
+        chunks
+            .flat_map(|chunk| chunk.entries().map(|entry| entry.unwrap().position).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// What must hold of Juliet's chunks, their index and the counts.
+    pub(super) fn check_store(&self) {
+        let storage = &self.storage;
+        let account = jid(JULIET);
+        let prefix = row::prefix(&account);
+        let (mut last, mut messages, mut bytes, mut index) = (0, 0, 0, BTreeSet::new());
+        for (key, value) in storage.range(ROWS, &prefix) {
+            let chunk = Chunk::decode(row::position_of(&key, &prefix).unwrap(), &value).unwrap();
+            assert!(chunk.head.first > last, "chunks overlap");
+            last = chunk.head.last;
+            let entries: Vec<_> = chunk.entries().map(Result::unwrap).collect();
+            let largest = entries.last().map_or(0, |entry| entry.stanza_len() as usize);
+            assert!((1..=MAX_ROWS).contains(&entries.len()));
+            assert!(chunk.size() < MAX_BYTES + largest + 100, "{} bytes", chunk.size());
+            for entry in entries {
+                messages += 1;
+                bytes += entry.stanza_len();
+                let with = row::with_hash_bytes(chunk.with(&entry));
+                index.insert(row::key(&row::with_hash_prefix(&account, with), chunk.head.first));
+            }
+        }
+        let stored: BTreeSet<_> = storage.range(WITH, &prefix).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(stored, index, "the index does not fit the chunks");
+        let states = storage.range(STATES, &crate::state::State::key(&account));
+        let state = states.first().map(|(_, state)| crate::state::State::decode(state).unwrap());
+        let state = state.unwrap_or_default();
+        assert_eq!((state.messages, state.bytes), (messages, bytes));
+        assert!(state.newest >= last);
     }
 }
 

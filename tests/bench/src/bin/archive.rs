@@ -1,10 +1,12 @@
 //! Measures the message archive over a store on disk: inserts a second, pages a second at given
 //! sizes, and bytes on disk per message.
 //!
-//! `cargo run --release -p waystation-bench --bin archive -- --sizes 1000000,3000000`. Half of
-//! the messages go to one account, the rest to all others in turn; every account has 50 contacts,
-//! of which a few write most. Everything goes through the module's registration, as in the server.
+//! `cargo run --release -p waystation-bench --bin archive -- --sizes 1000000,3000000`. A share of
+//! the messages goes to one account, the rest to all others in turn, few with each call, as the
+//! routes of busy accounts hand them over; every account has 50 contacts, of which a few write
+//! most. Everything goes through the module's registration, as in the server.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Parser;
 use waystation_archive::{Config, MessageArchive, NS_MAM};
 use waystation_core::account::{IqRequest, Relation, SessionId};
-use waystation_core::archive::{Archive, Archived, stanza_id};
+use waystation_core::archive::{Archived, stanza_id};
 use waystation_core::module::{Module, Registration, ServerHandle};
 use waystation_core::queue::RecordId;
 use waystation_core::{Element, IqType, Jid, Stanza, StanzaType, StreamError};
@@ -30,12 +32,16 @@ struct Arguments {
     /// Accounts.
     #[arg(long, default_value_t = 200)]
     accounts: u64,
-    /// Messages of one add.
-    #[arg(long, default_value_t = 32)]
+    /// Most messages of one add, of which each has one to so many.
+    #[arg(long, default_value_t = 5)]
     batch: u64,
-    /// Adds under way at once, over all accounts.
-    #[arg(long, default_value_t = 64)]
-    concurrent: u64,
+    /// Adds under way at once, over all accounts: about as many as come within the time that an
+    /// account's messages may gather.
+    #[arg(long, default_value_t = 20_000)]
+    concurrent: usize,
+    /// Per cent of the adds that go to the one archive that is read. 0 spreads them evenly.
+    #[arg(long, default_value_t = 50)]
+    share: u64,
     /// Seconds that each kind of page is measured for.
     #[arg(long, default_value_t = 2)]
     seconds: u64,
@@ -88,13 +94,11 @@ struct Bench {
     numbers: Numbers,
     next: u64,
     wire_bytes: u64,
+    /// Some of the messages in the archive that is read.
+    positions: Vec<RecordId>,
 }
 
 impl Bench {
-    fn archive(&self) -> Result<&Arc<dyn Archive>, Box<dyn Error>> {
-        self.registration.archive.as_ref().ok_or_else(|| "no archive is registered".into())
-    }
-
     fn message(&mut self, account: usize) -> Result<Archived, Box<dyn Error>> {
         self.next += 1;
         // Most messages are of few contacts.
@@ -117,30 +121,49 @@ impl Bench {
         Ok(Archived { id: RecordId(self.next), at, stanza, contact: true })
     }
 
-    /// Adds messages until there are `size`; how long it took without making them.
-    async fn fill(&mut self, size: u64, arguments: &Arguments) -> Result<Duration, Box<dyn Error>> {
-        let mut took = Duration::ZERO;
-        let mut turn = 0;
+    /// Adds messages until there are `size`; how long it took and what CPU time, without the making
+    /// of the messages.
+    async fn fill(&mut self, size: u64, arguments: &Arguments) -> Result<(Duration, f64), Box<dyn Error>> {
+        let (mut took, mut making, mut turn) = (Duration::ZERO, 0.0, 0);
+        let mut running = VecDeque::new();
+        let cpu = cpu_time()?;
         while self.next < size {
+            // Made beforehand and on this thread alone: what that takes is known.
+            let started = thread_time()?;
             let mut adds = Vec::new();
-            for _ in 0..arguments.concurrent {
+            for _ in 0..2_000 {
                 turn += 1;
-                let others = self.accounts.len() as u64 - 1;
-                let account = if turn % 2 == 0 { 0 } else { 1 + (turn / 2 % others) as usize };
-                let count = arguments.batch.min(size - self.next);
+                let all = self.accounts.len() as u64;
+                let account = match self.numbers.below(100) < arguments.share {
+                    true => 0,
+                    false => (turn % all) as usize,
+                };
+                let count = (self.numbers.below(arguments.batch) + 1).min(size - self.next);
                 let messages = (0..count).map(|_| self.message(account)).collect::<Result<Vec<_>, _>>()?;
+                if account == 0 {
+                    self.positions.extend(messages.first().map(|message| message.id));
+                }
                 adds.push((self.accounts[account].clone(), messages));
             }
-            let archive = self.archive()?;
+            making += thread_time()? - started;
+            let archive = self.registration.archive.clone().ok_or("no archive is registered")?;
             let started = Instant::now();
-            let running: Vec<_> =
-                adds.into_iter().map(|(account, messages)| archive.add(account, messages)).collect();
-            for add in running {
-                add.await?;
+            for (account, messages) in adds {
+                running.push_back(tokio::spawn(archive.add(account, messages)));
+                if running.len() >= arguments.concurrent
+                    && let Some(oldest) = running.pop_front()
+                {
+                    oldest.await??;
+                }
             }
             took += started.elapsed();
         }
-        Ok(took)
+        let started = Instant::now();
+        for add in running {
+            add.await??;
+        }
+        took += started.elapsed();
+        Ok((took, cpu_time()? - cpu - making))
     }
 
     async fn query(&self, inner: &str) -> Result<Element, Box<dyn Error>> {
@@ -197,6 +220,22 @@ fn set(inner: &str) -> String {
     format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>")
 }
 
+/// CPU time of this process so far, in seconds.
+fn cpu_time() -> Result<f64, Box<dyn Error>> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The name in the second field may hold spaces. Times are in hundredths of a second.
+    let (_, fields) = stat.rsplit_once(')').ok_or("no process times")?;
+    let times: Vec<f64> = fields.split_whitespace().skip(11).take(2).flat_map(str::parse).collect();
+    Ok(times.iter().sum::<f64>() / 100.0)
+}
+
+/// CPU time of this thread so far, in seconds.
+fn thread_time() -> Result<f64, Box<dyn Error>> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds: f64 = stat.split_whitespace().next().ok_or("no thread times")?.parse()?;
+    Ok(nanoseconds / 1e9)
+}
+
 fn size_of(path: &Path) -> u64 {
     let Ok(listing) = path.read_dir() else { return path.metadata().map_or(0, |found| found.len()) };
     listing.flatten().map(|entry| size_of(&entry.path())).sum()
@@ -228,31 +267,34 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let registration = MessageArchive::new(storage.clone(), Config::default(), server).registration();
     let names = (0..arguments.accounts.max(2)).map(|n| Jid::parse(&format!("user{n}@capulet.example")));
     let accounts = names.collect::<Result<Vec<_>, _>>()?;
-    let mut bench = Bench { registration, sink, accounts, numbers: Numbers(42), next: 0, wire_bytes: 0 };
+    let mut bench = Bench {
+        registration,
+        sink,
+        accounts,
+        numbers: Numbers(42),
+        next: 0,
+        wire_bytes: 0,
+        positions: Vec::new(),
+    };
     let time = Duration::from_secs(arguments.seconds);
     for &size in &arguments.sizes {
         let before = bench.next;
-        let took = bench.fill(size, arguments).await?;
+        let (took, cpu) = bench.fill(size, arguments).await?;
         report(format_args!(
-            "{size} messages, {} in the archive that is read: {:.0} inserts/s, {} bytes on the wire each",
-            size / 2,
+            "{size} messages: {:.0} inserts/s, {:.2} us of CPU time each, {} bytes on the wire each",
             (size - before) as f64 / took.as_secs_f64(),
+            cpu * 1e6 / (size - before) as f64,
             bench.wire_bytes / bench.next.max(1)
         ));
-        let batch = arguments.batch;
-        let row_near = move |position: u64| {
-            // Batches of the other accounts and of this one take turns.
-            let turn = position / batch;
-            stanza_id(RecordId((turn - (turn + 1) % 2) * batch + 1))
-        };
+        let positions = bench.positions.clone();
         let contact = |numbers: &mut Numbers| format!("contact{}@montague.example", numbers.below(CONTACTS));
         let kinds: [(&str, Inner); 5] = [
             ("last page", Box::new(|_| set("<before/>"))),
             (
                 "anywhere, forward",
                 Box::new(move |numbers| {
-                    let position = numbers.below(size).max(batch * 2);
-                    set(&format!("<after>{}</after>", row_near(position)))
+                    let position = positions[numbers.below(positions.len() as u64) as usize];
+                    set(&format!("<after>{}</after>", stanza_id(position)))
                 }),
             ),
             (
