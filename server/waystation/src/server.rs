@@ -65,6 +65,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let mut modules = modules(config, &storage, &table, &registration_server);
     let archive = archive(config, &storage, &archive_server);
     let limits_of_archives = archive.as_ref().map(|archive| archive.enforce_limits());
+    let stop_gathering = archive.as_ref().map(MessageArchive::stop_gathering);
     modules.extend(archive.map(|archive| Box::new(archive) as Box<dyn Module>));
     let mut registrations: Vec<Registration> = modules.iter().map(|m| m.registration()).collect();
     registrations.push(waystation_route::registration());
@@ -179,6 +180,9 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     };
     tracing::info!("stopping: no new connections, sessions are told");
     drop(c2s);
+    if let Some(stop_gathering) = stop_gathering {
+        stop_gathering();
+    }
     stop_sessions(&router, &drain, config).await;
     // The socket's task ends with the drain; a failure of it was logged when it happened.
     let _ = admin.await;
