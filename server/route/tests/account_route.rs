@@ -3,15 +3,17 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use waystation_core::account::{
     AccountPresence, Effects, IqHandler, IqRequest, LiveSession, Persist, PresenceLogic, Relation,
 };
+use waystation_core::archive::{Archive, Archived};
 use waystation_core::module::{AccountRegistry, IqRegistration, RegistryError, Requests, Scope};
+use waystation_core::queue::RecordId;
 use waystation_core::storage::{Batch, BoxFuture, Durability, Row, ScanRange, Space, Storage, StorageError};
 use waystation_core::{
     Element, IqType, Jid, MessageType, PresenceType, SessionId, Sessions, Stanza, StanzaError, StanzaType,
@@ -140,7 +142,38 @@ struct World {
     loads: Arc<AtomicUsize>,
 }
 
+/// Remembers what it was given, or fails.
+#[derive(Default)]
+struct Shelf {
+    fail: AtomicBool,
+    failures: AtomicUsize,
+    bodies: Mutex<Vec<String>>,
+}
+
+impl Archive for Shelf {
+    fn add(&self, account: Jid, messages: Vec<Archived>) -> BoxFuture<'static, Result<(), StorageError>> {
+        // Some belong to the senders' archives.
+        let result = if account.as_str() == "a@h" && self.fail.load(Ordering::SeqCst) {
+            self.failures.fetch_add(1, Ordering::SeqCst);
+            Err(StorageError::Full)
+        } else {
+            if account.as_str() == "a@h" {
+                self.bodies.lock().unwrap().extend(messages.iter().map(|message| describe(&message.stanza)));
+            }
+            Ok(())
+        };
+        Box::pin(async move { result })
+    }
+    fn newest(&self, _: Jid) -> BoxFuture<'static, Result<Option<RecordId>, StorageError>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
 async fn world() -> World {
+    world_with(None).await
+}
+
+async fn world_with(archive: Option<Arc<dyn Archive>>) -> World {
     let (fail_load, fail_commit, loads) = <(Arc<AtomicBool>, Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
     let intake = Intake::new(waystation_queue::memory()).await.unwrap();
     let mut iqs = IqTable::new(Duration::from_millis(200));
@@ -162,7 +195,7 @@ async fn world() -> World {
         storage: Arc::new(SlowStorage(fail_commit.clone())),
         presence: Arc::new(Logic { fail_load: fail_load.clone(), loads: loads.clone() }),
         intake: intake.clone(),
-        archive: None,
+        archive,
         accounts: Arc::new(Registry),
         observers: Vec::new(),
     });
@@ -520,4 +553,29 @@ async fn confirmed_records_leave_the_queue_and_others_wait_for_the_next_session(
     assert_eq!(next.next().await, "2");
     assert_eq!(next.next().await, "3");
     until_waiting(&world, 0).await;
+}
+
+/// A message that the archive could not take was left out of it for good once a later one was taken.
+#[actix_rt::test]
+async fn what_the_archive_could_not_take_comes_before_what_follows() {
+    let shelf = Arc::new(Shelf::default());
+    shelf.fail.store(true, Ordering::SeqCst);
+    let world = world_with(Some(shelf.clone())).await;
+    let mut client = bind(&world, "a@h", "r", 1_000).await.unwrap();
+    client.presence(PresenceType::Available);
+    until("presence is handled", || client.done.load(Ordering::SeqCst) == 1).await;
+    let bodies: Vec<String> = (0..300).map(|i| i.to_string()).collect();
+    for (i, body) in bodies.iter().enumerate() {
+        send(&world, "x@h/r", "a@h", body);
+        // Delivered and confirmed all the same.
+        assert_eq!(client.next().await, *body);
+        if i == 1 {
+            until("the archive has failed", || shelf.failures.load(Ordering::SeqCst) > 0).await;
+        }
+    }
+    assert_eq!(waiting(&world).await, bodies);
+    shelf.fail.store(false, Ordering::SeqCst);
+    until("the archive has them", || shelf.bodies.lock().unwrap().len() >= bodies.len()).await;
+    until_waiting(&world, 0).await;
+    assert_eq!(*shelf.bodies.lock().unwrap(), bodies);
 }

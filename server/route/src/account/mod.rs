@@ -7,6 +7,7 @@
 //! actor ends only when it owes nothing to anyone; what waits in the account's queue is found
 //! there by the next one.
 
+mod archiving;
 mod carbons;
 mod detached;
 mod gone;
@@ -27,7 +28,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, AsyncContext};
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 use waystation_core::account::AccountPresence;
 use waystation_core::queue::{QueueName, RecordId};
@@ -42,9 +42,10 @@ use crate::mail::{AccountMail, BindError, SessionMail, SessionOutlet};
 use crate::receipt::Receipts;
 use crate::router::Router;
 use crate::stream::{ResumeError, ResumeRequest, Resumption};
+use archiving::Archiving;
 use detached::{Detached, Resumable};
 use load::Loaded;
-use records::{ArchiveAdd, Records};
+use records::Records;
 use spool::Drain;
 use steps::{Persisting, QueuedStep};
 
@@ -134,7 +135,7 @@ pub(crate) struct AccountRoute {
     persisting: Option<Persisting>,
     records: Records,
     /// Messages on their way to the archive.
-    archiving: FuturesUnordered<BoxFuture<'static, ArchiveAdd>>,
+    archiving: Archiving,
     drain: Option<Drain>,
     /// Keys of sessions that ended within a day.
     ended: Vec<u128>,
@@ -192,7 +193,7 @@ impl AccountRoute {
             steps: VecDeque::new(),
             persisting: None,
             records: Records::default(),
-            archiving: FuturesUnordered::new(),
+            archiving: Archiving::default(),
             drain: None,
             ended: Vec::new(),
             leaving: Vec::new(),
@@ -288,7 +289,7 @@ impl AccountRoute {
             && self.held.is_empty()
             && self.steps.is_empty()
             && self.persisting.is_none()
-            && self.archiving.is_empty()
+            && self.archiving.is_idle()
             && self.records.is_idle()
             && self.drain.is_none()
             && !matches!(self.state, State::Loading(_))

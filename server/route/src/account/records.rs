@@ -10,12 +10,11 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use futures_util::StreamExt;
 use waystation_core::account::Effects;
-use waystation_core::archive::{Archived, stanza_id};
+use waystation_core::archive::stanza_id;
 use waystation_core::datetime::{self, Timestamp};
 use waystation_core::queue::{QueueError, Record, RecordId};
-use waystation_core::storage::{BoxFuture, StorageError};
+use waystation_core::storage::BoxFuture;
 use waystation_core::{Condition, Kind, MessageType, SessionId, Stanza, StanzaError, StanzaType, storable};
 
 use super::gone::Gone;
@@ -53,7 +52,6 @@ pub(super) struct Records {
     pub(super) newest_waiting: u64,
     /// Records that are done with, and are still read from the queue until that is stored.
     gone: Gone,
-    to_archive: Vec<Archived>,
     /// Greatest position that the archive has; what comes after it is handed over again.
     pub(super) archived: RecordId,
     catch_up: Option<CatchUp>,
@@ -67,12 +65,6 @@ pub(super) struct CatchUp {
     /// them. Otherwise they are new.
     restore: bool,
     loading: BoxFuture<'static, Result<Vec<Record>, QueueError>>,
-}
-
-/// Records that were handed to the archive together.
-pub(super) struct ArchiveAdd {
-    ids: Vec<RecordId>,
-    result: Result<(), StorageError>,
 }
 
 impl Records {
@@ -115,6 +107,18 @@ impl Records {
         &mut self.out[index]
     }
 
+    /// The record is on its way to the archive.
+    pub(super) fn is_archiving(&mut self, id: RecordId, bytes: usize) {
+        self.out(id, bytes).archiving = true;
+    }
+
+    /// The archive has the record.
+    pub(super) fn has_archived(&mut self, id: RecordId) {
+        if let Ok(index) = self.index(id) {
+            self.out[index].archiving = false;
+        }
+    }
+
     /// A session holds a record that has just come.
     pub(super) fn hold(&mut self, id: RecordId, bytes: usize) {
         self.out(id, bytes).holders += 1;
@@ -143,7 +147,7 @@ impl Records {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.out.is_empty() && self.to_archive.is_empty() && self.catch_up.is_none() && !self.behind
+        self.out.is_empty() && self.catch_up.is_none() && !self.behind
     }
 }
 
@@ -391,50 +395,6 @@ impl AccountRoute {
             .with_appended(&datetime::delay(&self.account.to_domain(), Timestamp::from_system_time(at)))
     }
 
-    fn archive(&mut self, id: RecordId, stanza: &Stanza, at: SystemTime) {
-        if self.router.archive.is_none() || !storable::storable(stanza) {
-            return;
-        }
-        let State::Live(presence) = &self.state else { return };
-        let other =
-            if stanza.to().is_some_and(|to| to.bare_eq(&self.account)) { stanza.from() } else { stanza.to() };
-        let contact = other.is_some_and(|other| presence.is_contact(other));
-        self.records.out(id, stanza.len()).archiving = true;
-        self.records.to_archive.push(Archived { id, at, stanza: stanza.clone(), contact });
-    }
-
-    /// Hands what has gathered to the archive; true when there was something.
-    pub(super) fn flush_archive(&mut self) -> bool {
-        let (Some(archive), false) = (&self.router.archive, self.records.to_archive.is_empty()) else {
-            return false;
-        };
-        let messages = std::mem::take(&mut self.records.to_archive);
-        let ids = messages.iter().map(|message| message.id).collect();
-        let add = archive.add(self.account.clone(), messages);
-        self.archiving.push(Box::pin(async move { ArchiveAdd { ids, result: add.await } }));
-        true
-    }
-
-    /// True when something was archived.
-    pub(super) fn poll_archive(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut progress = false;
-        while let Poll::Ready(Some(added)) = self.archiving.poll_next_unpin(cx) {
-            progress = true;
-            if let Err(error) = &added.result {
-                // The records stay in the queue, and are archived when the route is loaded anew.
-                tracing::error!(account = %self.account, %error, "messages could not be archived");
-                continue;
-            }
-            for id in added.ids {
-                if let Ok(index) = self.records.index(id) {
-                    self.records.out[index].archiving = false;
-                }
-                self.finish(id);
-            }
-        }
-        progress
-    }
-
     /// A client has confirmed all that it was given up to a record.
     pub(super) fn confirmed(&mut self, session: SessionId, up_to: RecordId) {
         let Some(handle) = self.handles.iter_mut().find(|handle| handle.id == session) else { return };
@@ -460,7 +420,7 @@ impl AccountRoute {
     }
 
     /// Looks whether a record's fate is final.
-    fn finish(&mut self, id: RecordId) {
+    pub(super) fn finish(&mut self, id: RecordId) {
         let Ok(index) = self.records.index(id) else { return };
         let out = &mut self.records.out[index];
         if out.holders > 0 {

@@ -1,0 +1,180 @@
+//! Handing the account's messages to its archive.
+//!
+//! What must hold: a record stays in the queue until the archive has it; the archive gets messages
+//! in the order of the log, so that what it says it has up to is what it has; after a failure
+//! nothing is handed over before what failed, which is read from the queue again.
+
+use std::collections::BTreeSet;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use waystation_core::archive::Archived;
+use waystation_core::queue::{QueueError, Record, RecordId};
+use waystation_core::storage::{BoxFuture, StorageError};
+use waystation_core::{Stanza, storable};
+use waystation_runtime::wheel;
+
+use super::{AccountRoute, State};
+
+/// How long after a failure it is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Records read at once for that, and bytes of them.
+const PAGE: usize = 256;
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// What is on its way to the archive.
+#[derive(Default)]
+pub(super) struct Archiving {
+    /// Handed over at the end of the turn.
+    next: Vec<Archived>,
+    under_way: FuturesUnordered<BoxFuture<'static, Added>>,
+    /// Records that could not be added, and those that came behind them: by number only.
+    failed: BTreeSet<RecordId>,
+    again: Again,
+}
+
+/// What becomes of those that failed.
+#[derive(Default)]
+enum Again {
+    #[default]
+    Now,
+    /// When they are tried again.
+    At(Instant),
+    Reading(BoxFuture<'static, Result<Vec<Record>, QueueError>>),
+}
+
+/// Records that were handed to the archive together.
+struct Added {
+    ids: Vec<RecordId>,
+    result: Result<(), StorageError>,
+}
+
+impl Archiving {
+    pub(super) fn is_idle(&self) -> bool {
+        self.next.is_empty() && self.under_way.is_empty() && self.failed.is_empty()
+    }
+}
+
+impl AccountRoute {
+    /// A message that belongs into the archive, if there is one.
+    pub(super) fn archive(&mut self, id: RecordId, stanza: &Stanza, at: SystemTime) {
+        if self.router.archive.is_none() || !storable::storable(stanza) {
+            return;
+        }
+        let Some(message) = self.archived(id, stanza, at) else { return };
+        self.records.is_archiving(id, stanza.len());
+        if self.archiving.failed.is_empty() {
+            self.archiving.next.push(message);
+        } else {
+            self.archiving.failed.insert(id);
+        }
+    }
+
+    fn archived(&self, id: RecordId, stanza: &Stanza, at: SystemTime) -> Option<Archived> {
+        let State::Live(presence) = &self.state else { return None };
+        let other =
+            if stanza.to().is_some_and(|to| to.bare_eq(&self.account)) { stanza.from() } else { stanza.to() };
+        let contact = other.is_some_and(|other| presence.is_contact(other));
+        Some(Archived { id, at, stanza: stanza.clone(), contact })
+    }
+
+    /// Hands over what has gathered; true when there was something.
+    pub(super) fn flush_archive(&mut self) -> bool {
+        let messages = std::mem::take(&mut self.archiving.next);
+        !messages.is_empty() && self.add_to_archive(messages)
+    }
+
+    fn add_to_archive(&mut self, messages: Vec<Archived>) -> bool {
+        let Some(archive) = &self.router.archive else { return false };
+        let ids = messages.iter().map(|message| message.id).collect();
+        let add = archive.add(self.account.clone(), messages);
+        self.archiving.under_way.push(Box::pin(async move { Added { ids, result: add.await } }));
+        true
+    }
+
+    /// True when something was archived, or failed.
+    pub(super) fn poll_archive(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        while let Poll::Ready(Some(added)) = self.archiving.under_way.poll_next_unpin(cx) {
+            progress = true;
+            match added.result {
+                Ok(()) => added.ids.into_iter().for_each(|id| self.has_archived(id)),
+                Err(error) => {
+                    tracing::error!(account = %self.account, %error, "messages could not be archived yet");
+                    let state = &mut self.archiving;
+                    state.failed.extend(added.ids);
+                    state.failed.extend(state.next.drain(..).map(|message| message.id));
+                    state.again = Again::At(Instant::now() + PAUSE);
+                }
+            }
+        }
+        progress | self.poll_again(cx)
+    }
+
+    fn has_archived(&mut self, id: RecordId) {
+        self.records.has_archived(id);
+        self.finish(id);
+    }
+
+    /// Hands over again what failed, a page at a time; true when something was done.
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> bool {
+        let state = &mut self.archiving;
+        let Some(first) = state.failed.first().copied().filter(|_| state.under_way.is_empty()) else {
+            return false;
+        };
+        match &mut state.again {
+            Again::At(then) => {
+                let left = then.saturating_duration_since(Instant::now());
+                if !left.is_zero() {
+                    wheel::wake_after(left, cx.waker().clone());
+                    return false;
+                }
+                state.again = Again::Now;
+            }
+            Again::Now => {
+                let backend = self.router.intake.backend();
+                let after = Some(RecordId(first.0 - 1));
+                state.again = Again::Reading(backend.read(self.queue.clone(), after, PAGE, PAGE_BYTES));
+            }
+            Again::Reading(reading) => match reading.as_mut().poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(page)) => {
+                    state.again = Again::Now;
+                    self.archive_again(page);
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::error!(account = %self.account, %error, "messages could not be read to be archived");
+                    state.again = Again::At(Instant::now() + PAUSE);
+                }
+            },
+        }
+        true
+    }
+
+    fn archive_again(&mut self, page: Vec<Record>) {
+        let last = page.last().map(|record| record.id);
+        let mut messages = Vec::with_capacity(page.len());
+        for record in page {
+            if !self.archiving.failed.remove(&record.id) {
+                continue;
+            }
+            // It was a stanza when it was handed over first.
+            let stanza = Stanza::parse(&record.payload).ok();
+            match stanza.and_then(|stanza| self.archived(record.id, &stanza, record.since)) {
+                Some(message) => messages.push(message),
+                // The account is gone, and its archive with it.
+                None => self.has_archived(record.id),
+            }
+        }
+        // What the queue does not have any more was removed from it, by the account's end.
+        let rest = last.map(|last| self.archiving.failed.split_off(&RecordId(last.0 + 1)));
+        for id in std::mem::replace(&mut self.archiving.failed, rest.unwrap_or_default()) {
+            self.has_archived(id);
+        }
+        if !messages.is_empty() {
+            self.add_to_archive(messages);
+        }
+    }
+}
