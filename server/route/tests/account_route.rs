@@ -21,8 +21,8 @@ use waystation_core::{
 };
 use waystation_route::router::RouterParts;
 use waystation_route::{
-    AccountMail, BindError, BindRequest, Intake, IqTable, OrderToken, Origin, Outbound, Passage, Routed,
-    Router, RouterConfig, SessionMail,
+    AccountMail, BindError, BindRequest, Detachment, Intake, IqTable, OrderToken, Origin, Outbound, Passage,
+    Receipts, ResumeRequest, Routed, Router, RouterConfig, SessionMail,
 };
 use waystation_runtime::{Arbiters, Inlet, outlet};
 
@@ -578,4 +578,40 @@ async fn what_the_archive_could_not_take_comes_before_what_follows() {
     until("the archive has them", || shelf.bodies.lock().unwrap().len() >= bodies.len()).await;
     until_waiting(&world, 0).await;
     assert_eq!(*shelf.bodies.lock().unwrap(), bodies);
+}
+
+/// What a connection had received waited behind its presence; the session was resumed meanwhile
+/// under a new identity, the message was taken for that of a session that has ended, dropped, and
+/// acknowledged: lost.
+#[actix_rt::test]
+async fn what_was_received_before_a_resumption_is_routed_after_it() {
+    let world = world().await;
+    let client = bind(&world, "a@h", "r", 100).await.unwrap();
+    client.presence(PresenceType::Available);
+    let (reply, enabled) = tokio::sync::oneshot::channel();
+    world
+        .router
+        .control(&jid("a@h"), AccountMail::Enable(client.bound.id, 7, Duration::from_secs(60), reply));
+    enabled.await.unwrap().unwrap();
+    let state = Detachment {
+        unconfirmed: VecDeque::new(),
+        sent: 0,
+        confirmed: 0,
+        received: 2,
+        receipts: Receipts::default(),
+        marked: 0,
+        notes: VecDeque::new(),
+        lang: None,
+    };
+    world.router.control(&jid("a@h"), AccountMail::Detach(client.bound.id, Box::new(state)));
+    let (outlet, inlet) = outlet(1 << 20, 100);
+    let peer = "127.0.0.1:2".parse().unwrap();
+    let request = ResumeRequest { account: jid("a@h"), key: 7, h: 0, outlet, inlet, peer, security: "none" };
+    let resumed = world.router.resume(request).await.map_err(|_| "not resumed").unwrap();
+    assert_ne!(resumed.id, client.bound.id);
+    let kind = StanzaType::Message(MessageType::Chat);
+    let (from, to) = (Some(client.bound.jid.clone()), Some(jid("a@h")));
+    client.outbound(Stanza::build(kind, from, to, None, "<body>late</body>"));
+    until_waiting(&world, 1).await;
+    assert_eq!(waiting(&world).await, ["late"]);
 }

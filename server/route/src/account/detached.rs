@@ -59,6 +59,8 @@ pub(super) struct StoredStream {
 
 /// Most ended sessions of an account whose numbers it can still be told.
 const MAX_ENDED: usize = 100;
+/// Earlier identities of a session that are known: mail of older ones has long been handled.
+const MAX_WAS: usize = 8;
 
 type ResumeReply = oneshot::Sender<Result<Resumption, ResumeError>>;
 
@@ -392,6 +394,10 @@ impl AccountRoute {
         // one's.
         let id = self.router.new_session_id();
         let old = std::mem::replace(&mut handle.id, id);
+        if handle.was.len() >= MAX_WAS {
+            handle.was.remove(0);
+        }
+        handle.was.push(old);
         handle.peer = peer;
         handle.security = security;
         let max = handle.resumable.map_or(Duration::ZERO, |resumable| resumable.max);

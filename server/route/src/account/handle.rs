@@ -208,10 +208,9 @@ impl AccountRoute {
 
     /// A stanza of one of the account's own sessions.
     fn outbound(&mut self, id: SessionId, stanza: Stanza, outbound: Outbound) {
-        let Some(session) = self.sessions.get(id) else {
-            // A session that was closed may still have mail on the way: it speaks no more.
-            return self.enqueue_step(QueuedStep::Token(outbound));
-        };
+        // It may have been resumed since: what it had received counts, and is not sent again.
+        let resumed = self.handles.iter().find(|handle| handle.was.contains(&id));
+        let id = resumed.map_or(id, |handle| handle.id);
         let StanzaType::Presence(_) = stanza.stanza_type() else {
             // Sent this way only so that it does not overtake presence.
             let Outbound { token, receipt, stream } = outbound;
@@ -221,6 +220,10 @@ impl AccountRoute {
             }
             drop(token);
             return;
+        };
+        let Some(session) = self.sessions.get(id) else {
+            // One that has ended is not seen any more.
+            return self.enqueue_step(QueuedStep::Token(outbound));
         };
         let receives = |s: &LiveSession| s.is_available() && s.priority >= 0;
         let (was_available, was_receiving) = (session.is_available(), receives(session));

@@ -65,6 +65,9 @@ enum State {
 /// What the route keeps of a session besides [`waystation_core::account::LiveSession`].
 struct Handle {
     id: SessionId,
+    /// Who it was before it was resumed, the newest last: what its old connections received and
+    /// the client was told of is still on its way.
+    was: Vec<SessionId>,
     link: Link,
     peer: SocketAddr,
     security: &'static str,
@@ -91,6 +94,7 @@ impl Handle {
     fn new(id: SessionId, link: Link) -> Self {
         Self {
             id,
+            was: Vec::new(),
             link,
             peer: SocketAddr::from(([0, 0, 0, 0], 0)),
             security: "none",

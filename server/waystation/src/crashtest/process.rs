@@ -10,11 +10,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use super::{Failure, HOST};
 
 /// How many lines of the server's log are shown when it ends by itself.
 const LINES: usize = 12;
+/// How long it may take to end when it is asked to.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A temporary folder.
 pub(super) struct Folder {
@@ -104,6 +107,23 @@ impl<'f> Server<'f> {
         child.wait().map(drop)
     }
 
+    /// Asks it to end, so that what it still gathers is in the folder; kills it if it does not.
+    fn stop(&mut self) -> io::Result<()> {
+        // One that has ended is waited for, and its number may be another's.
+        if let Some(child) = &mut self.child
+            && child.try_wait()?.is_none()
+            && let Ok(pid) = i32::try_from(child.id())
+        {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)?;
+            let deadline = Instant::now() + STOP_WITHIN;
+            while Instant::now() < deadline && child.try_wait()?.is_none() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        // A process that was waited for is not killed any more.
+        self.kill()
+    }
+
     fn command(&self, durability: &str) -> Result<Command, Failure> {
         let program = std::env::current_exe().map_err(|error| cannot_start(&error))?;
         let log = self.log().map_err(|error| cannot_start(&error))?;
@@ -149,8 +169,8 @@ impl<'f> Server<'f> {
 
 impl Drop for Server<'_> {
     fn drop(&mut self) {
-        // It is gone already, or cannot be killed by us.
-        let _ = self.kill();
+        // It is gone already, or cannot be ended by us.
+        let _ = self.stop();
     }
 }
 
