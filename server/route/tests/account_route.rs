@@ -615,3 +615,24 @@ async fn what_was_received_before_a_resumption_is_routed_after_it() {
     until_waiting(&world, 1).await;
     assert_eq!(waiting(&world).await, ["late"]);
 }
+
+/// A message met a session that was closing: the session's end was handled before its last word of
+/// what the client had, which was then delivered once more.
+#[actix_rt::test]
+async fn what_a_closing_session_confirms_is_not_delivered_again() {
+    let world = world().await;
+    let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
+    client.presence(PresenceType::Available);
+    until("presence is handled", || client.done.load(Ordering::SeqCst) == 1).await;
+    send(&world, "x@h/r", "a@h", "had");
+    let mails = poll_fn(|cx| client.inlet.poll_take(cx)).await;
+    let Some(SessionMail::Record(_, had)) = mails.into_iter().next() else { panic!("no record") };
+    // It takes no more, and has not said so yet.
+    drop(client.inlet.close());
+    send(&world, "x@h/r", "a@h", "new");
+    until_waiting(&world, 2).await;
+    world.router.control(&client.bound.jid, AccountMail::Confirmed(client.bound.id, had));
+    client.unbind();
+    until_waiting(&world, 1).await;
+    assert_eq!(waiting(&world).await, ["new"]);
+}

@@ -281,7 +281,10 @@ impl AccountRoute {
             _ if self.records.is_reading() => None,
             _ if self.leaving.is_empty() => (!self.held.is_empty()).then_some(0),
             _ => self.held.iter().position(|mail| match mail {
-                AccountMail::Unbind(id, _) | AccountMail::Detach(id, _) => self.leaving.contains(id),
+                // What it says last of what its client has comes before its end.
+                AccountMail::Confirmed(id, _) | AccountMail::Unbind(id, _) | AccountMail::Detach(id, _) => {
+                    self.leaving.contains(id)
+                }
                 _ => false,
             }),
         }
