@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod error;
+pub mod pace;
 pub mod pattern;
 pub mod process;
 pub mod sasl;

@@ -3,6 +3,7 @@
 //! On a thread of its own it pings the server every 100 ms, and each time also
 //! sends itself a numbered message. At the end 99 of 100 pings must have been
 //! answered within 250 ms and no message may be missing (SECURITY.md, header).
+//! What the machine took from everybody meanwhile ([`crate::pace`]) does not count.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Login};
 use crate::error::{Error, Result};
+use crate::pace::Pace;
 use crate::server::{Account, Endpoint};
 
 /// How often it pings.
@@ -32,15 +34,19 @@ pub struct Witness {
 pub struct Report {
     /// The latency of every ping, in the order of the answers.
     pub latencies: Vec<Duration>,
+    /// How much of each the machine took: what an idle echo needed meanwhile.
+    pub stalled: Vec<Duration>,
     /// Numbers of the messages that did not arrive.
     pub lost: Vec<u64>,
 }
 
 impl Report {
-    /// The latency that 99 of 100 pings stay below (zero without pings). Of fewer than 100, one may be
-    /// slower: a machine that does other work as well delays one now and then.
+    /// The latency, less what the machine took, that 99 of 100 pings stay below (zero without
+    /// pings). Of fewer than 100, one may be slower: a machine that does other work as well delays
+    /// one now and then.
     pub fn p99(&self) -> Duration {
-        let mut sorted = self.latencies.clone();
+        let pings = self.latencies.iter().zip(&self.stalled);
+        let mut sorted: Vec<_> = pings.map(|(latency, stalled)| latency.saturating_sub(*stalled)).collect();
         sorted.sort_unstable();
         let rank = (sorted.len() * 99 / 100).max(1);
         sorted.get(rank - 1).copied().unwrap_or_default()
@@ -92,9 +98,10 @@ impl Witness {
         assert!(!report.latencies.is_empty(), "the witness had no time to ping");
         assert!(
             report.p99() < MAX_P99,
-            "the witness waited: p99 {:?} of {:?}",
+            "the witness waited: p99 {:?} of {:?}, of which the machine took {:?}",
             report.p99(),
-            report.latencies
+            report.latencies,
+            report.stalled
         );
     }
 }
@@ -115,13 +122,14 @@ async fn observe(
     stop: &AtomicBool,
     ready: impl FnOnce(),
 ) -> Result<Report> {
+    let pace = Pace::start()?;
     let mut client = Client::login(at, account, &Login::resource("witness")).await?;
     client.become_available().await?;
     let mut ready = Some(ready);
     let mut sent = 0u64;
     let mut pings: BTreeMap<u64, Instant> = BTreeMap::new();
     let mut lost: BTreeMap<u64, ()> = BTreeMap::new();
-    let mut latencies = Vec::new();
+    let mut answered = Vec::new();
     let mut tick = tokio::time::interval(INTERVAL);
     let mut end: Option<Instant> = None;
     client.set_patience(LAST_ANSWERS);
@@ -154,7 +162,7 @@ async fn observe(
                 } else if let Some(n) = id.strip_prefix('p').and_then(|n| n.parse::<u64>().ok())
                     && let Some(began) = pings.remove(&n)
                 {
-                    latencies.push(began.elapsed());
+                    answered.push((began, Instant::now()));
                     if let Some(ready) = ready.take() {
                         ready();
                     }
@@ -167,7 +175,12 @@ async fn observe(
         return Err(Error::unexpected("an answer to every ping", format!("{unanswered} without one")));
     }
     client.close().await?;
-    Ok(Report { latencies, lost: lost.into_keys().collect() })
+    let stalls = pace.end();
+    Ok(Report {
+        latencies: answered.iter().map(|(began, ended)| *ended - *began).collect(),
+        stalled: answered.iter().map(|(began, ended)| stalls.longest(*began, *ended)).collect(),
+        lost: lost.into_keys().collect(),
+    })
 }
 
 #[cfg(test)]
@@ -176,11 +189,26 @@ mod tests {
 
     #[test]
     fn p99_is_the_nearest_rank() {
-        let report =
-            |n: u64| Report { latencies: (1..=n).map(Duration::from_millis).collect(), lost: Vec::new() };
+        let report = |n: u64| Report {
+            latencies: (1..=n).map(Duration::from_millis).collect(),
+            stalled: vec![Duration::ZERO; n as usize],
+            lost: Vec::new(),
+        };
         assert_eq!(report(0).p99(), Duration::ZERO);
         assert_eq!(report(1).p99(), Duration::from_millis(1));
         assert_eq!(report(100).p99(), Duration::from_millis(99));
         assert_eq!(report(200).p99(), Duration::from_millis(198));
+    }
+
+    #[test]
+    fn what_the_machine_took_does_not_count() {
+        let latencies = vec![Duration::from_millis(300); 100];
+        let mut stalled = vec![Duration::from_millis(280); 100];
+        let report = |stalled: &[Duration]| {
+            Report { latencies: latencies.clone(), stalled: stalled.to_vec(), lost: Vec::new() }.p99()
+        };
+        assert_eq!(report(&stalled), Duration::from_millis(20));
+        stalled[..2].fill(Duration::ZERO);
+        assert_eq!(report(&stalled), Duration::from_millis(300));
     }
 }

@@ -9,6 +9,8 @@ pub mod managed;
 pub mod openssl;
 pub mod statistics;
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use waystation_harness::xml::Element;
@@ -18,11 +20,22 @@ use waystation_harness::{Client, Config, Login, RawClient, Security, Server, Wit
 pub const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
     xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>";
 
+/// Who measures or floods has it alone: what another test of the same program takes from the
+/// machine would be held against the server.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+enum Turn {
+    Shared(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+}
+
 /// A server with the accounts romeo, juliet and witness, and the witness at work.
 pub struct World {
     /// The server.
     pub server: Server,
     witness: Witness,
+    // The last field: the server ends first.
+    _turn: Turn,
 }
 
 impl World {
@@ -33,9 +46,22 @@ impl World {
 
     /// A server with other settings.
     pub fn with(config: Config) -> Self {
+        // A test that failed leaves nothing behind that others could find broken.
+        let turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        Self::start(config, Turn::Shared(turn))
+    }
+
+    /// The same for tests that flood the server or measure it: no other test of this program runs
+    /// meanwhile.
+    pub fn alone(config: Config) -> Self {
+        let turn = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        Self::start(config, Turn::Alone(turn))
+    }
+
+    fn start(config: Config, turn: Turn) -> Self {
         let server = Server::start(config.with_users(["romeo", "juliet", "witness"])).unwrap();
         let witness = Witness::start(server.endpoint(), server.account("witness")).unwrap();
-        Self { server, witness }
+        Self { server, witness, _turn: turn }
     }
 
     /// Asserts what must hold after every attack.

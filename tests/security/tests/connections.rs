@@ -63,7 +63,7 @@ async fn x19_connections_that_come_and_go_leave_nothing_behind() {
     let config = Config::default().with("limits.connection_rate", "0");
     let config = config.with("limits.connections_per_address", "500");
     // An exchange that is broken off counts as a failed login.
-    let world = World::with(config.with("limits.login_failures_per_address", "1000000"));
+    let world = World::alone(config.with("limits.login_failures_per_address", "1000000"));
     let hello = tls::client_hello(tls::client_config(&[b"xmpp-client"]), "localhost").unwrap();
     let before = world.server.sample().unwrap();
     let mut rss = Vec::new();
@@ -158,7 +158,7 @@ async fn x19_connections_that_drip_end_at_the_deadline() {
     const LATE: Duration = Duration::from_secs(2);
     let config = Config::default().with("limits.unauthenticated_timeout", "'3s'");
     let config = config.with("limits.connection_rate", "0").with("limits.connections_per_address", "0");
-    let world = World::with(config);
+    let world = World::alone(config);
     let mut tasks = Vec::new();
     for Drip { name, first, then, direct_tls } in drips() {
         for _ in 0..EACH {

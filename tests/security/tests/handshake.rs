@@ -139,7 +139,7 @@ fn t4_openssl_gets_in_by_1_2_and_1_3_only() {
 
 #[test]
 fn t5_renegotiation_is_refused() {
-    let world = World::new();
+    let world = World::alone(Config::default());
     let at = world.server.endpoint().c2s;
     let before = cpu_time(world.server.pid()).unwrap();
     const TRIES: u32 = 20;
@@ -155,7 +155,7 @@ fn t5_renegotiation_is_refused() {
 
 #[tokio::test]
 async fn t5_a_flood_of_key_updates_costs_little() {
-    let world = World::new();
+    let world = World::alone(Config::default());
     let login = Login::resource("keys").over(Security::Direct);
     let session =
         async || Client::login(world.server.endpoint(), world.server.account("romeo"), &login).await.unwrap();

@@ -35,7 +35,7 @@ fn a_server_does_not_spread_over_huge_pages() {
 async fn a_client_that_does_not_read_costs_bounded_memory() {
     // Without the limits against floods the sender is as fast as it can be; those of memory stay.
     let config = Config { unlimited: true, ..Config::default() }.with("durability", "'memory'");
-    let world = World::with(config.with("limits.offline_messages", "0"));
+    let world = World::alone(config.with("limits.offline_messages", "0"));
     let mut deaf = world.login("juliet", "deaf").await;
     deaf.send("<presence/>").await.unwrap();
     let baseline = world.server.sample().unwrap().rss;
@@ -61,7 +61,7 @@ async fn a_client_that_does_not_read_costs_bounded_memory() {
 
 #[tokio::test]
 async fn a_flood_leaves_others_their_time() {
-    let world = World::with(Config { unlimited: true, ..Config::default() });
+    let world = World::alone(Config { unlimited: true, ..Config::default() });
     let mut juliet = world.login("juliet", "r").await;
     let mut romeo = world.login("romeo", "r").await;
     let many = "<message to='juliet@localhost/r'><body>flood</body></message>".repeat(200);
@@ -127,7 +127,7 @@ fn measure(world: &World) -> (u64, Value) {
 
 #[test]
 fn a_flood_leaves_a_10_ms_timer_accurate_to_20_ms() {
-    let world = World::with(Config { unlimited: true, ..Config::default() });
+    let world = World::alone(Config { unlimited: true, ..Config::default() });
     let (at, accounts) =
         (world.server.endpoint(), [world.server.account("romeo"), world.server.account("juliet")]);
     // What nobody asked for is dropped, so that nothing but reading holds the sender back.

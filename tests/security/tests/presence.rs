@@ -54,7 +54,7 @@ async fn m4_presence_to_ten_thousand_addresses() {
         .with("limits.presence_rate", "0")
         .with("limits.inbound_rate", "'1 GiB'")
         .with("limits.inbound_burst", "'1 GiB'");
-    let world = World::with(config);
+    let world = World::alone(config);
     let mut juliet = world.login("juliet", "r").await;
     juliet.become_available().await.unwrap();
     let mut romeo = world.login("romeo", "r").await;
@@ -95,7 +95,7 @@ async fn time(from: &mut Client, to: Option<&mut Client>, attributes: &str) -> D
 
 #[tokio::test]
 async fn m4_broadcasts_in_a_loop() {
-    let world = World::with(slow("presence_broadcast"));
+    let world = World::alone(slow("presence_broadcast"));
     let mut romeo = world.login("romeo", "r").await;
     let took = time(&mut romeo, None, "").await;
     assert!(took >= AT_LEAST, "{SENT} broadcasts took {took:?}");
@@ -105,7 +105,7 @@ async fn m4_broadcasts_in_a_loop() {
 
 #[tokio::test]
 async fn m4_directed_presence_in_a_loop() {
-    let world = World::with(slow("presence"));
+    let world = World::alone(slow("presence"));
     let mut romeo = world.login("romeo", "r").await;
     let mut juliet = world.login("juliet", "r").await;
     let took = time(&mut romeo, Some(&mut juliet), "to='juliet@localhost/r'").await;
@@ -118,7 +118,7 @@ async fn m4_directed_presence_in_a_loop() {
 /// flood, a message of class D included, is late but not lost.
 #[tokio::test]
 async fn m4_subscriptions_in_a_loop() {
-    let world = World::with(slow("presence"));
+    let world = World::alone(slow("presence"));
     let mut romeo = world.login("romeo", "r").await;
     let mut juliet = world.login("juliet", "r").await;
     juliet.become_available().await.unwrap();

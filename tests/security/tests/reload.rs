@@ -76,7 +76,7 @@ async fn all_answer(sessions: &mut [Client], when: &str) {
 async fn t11_certificates_rotate_under_100_live_sessions() {
     let config = Config::default().with("limits.sessions_per_account", "100");
     let config = config.with("limits.connection_rate", "0").with("limits.connections_per_address", "0");
-    let world = World::with(config);
+    let world = World::alone(config);
     let files = Files::of(&world.server);
     let first =
         Certificate { chain: std::fs::read(&files.chain).unwrap(), key: std::fs::read(&files.key).unwrap() };

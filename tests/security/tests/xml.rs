@@ -263,7 +263,7 @@ async fn x13_x17_x18_stanzas_that_are_none() {
 
 #[tokio::test]
 async fn x15_whitespace_flood() {
-    let world = World::new();
+    let world = World::alone(Config::default());
     let mut romeo = world.login("romeo", "r").await;
     // 40 KiB above the burst: slowed down to the rate of 16 KiB a second, never refused.
     let began = Instant::now();
