@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use waystation_harness::{Account, Client, Config, Endpoint, Login, Server};
+use waystation_harness::{Account, Client, Config, Endpoint, Login, Server, Witness};
 use waystation_security::World;
 
 /// More than any limit lets wait for a client.
@@ -29,6 +30,22 @@ fn a_server_does_not_spread_over_huge_pages() {
     let kib: u64 = huge.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib <= 4_096, "{kib} KiB in huge pages");
     world.end();
+}
+
+/// What all these tests rest upon: the machine's own stalls are forgiven, those of the server not.
+#[test]
+fn the_witness_notices_a_server_that_stalls() {
+    let server = Server::start(Config::default().with_users(["witness"])).unwrap();
+    let witness = Witness::start(server.endpoint(), server.account("witness")).unwrap();
+    for _ in 0..3 {
+        server.signal(Signal::SIGSTOP).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        server.signal(Signal::SIGCONT).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let report = witness.end().unwrap();
+    assert!(report.p99() > Duration::from_millis(300), "{report:?}");
+    server.finish();
 }
 
 #[tokio::test]
@@ -165,7 +182,7 @@ async fn a_stop_tells_every_session_and_loses_no_offline_message() {
     let mut romeo = Client::login(server.endpoint(), server.account("romeo"), &login).await.unwrap();
     romeo.send("<message to='juliet@localhost' type='chat'><body>later</body></message>").await.unwrap();
     romeo.drain().await.unwrap();
-    server.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    server.signal(Signal::SIGTERM).unwrap();
     romeo.raw().expect_stream_error("system-shutdown").await.unwrap();
     assert!(server.wait_for_exit(Duration::from_secs(10)).unwrap().success());
     let account = server.account("juliet").clone();
