@@ -27,9 +27,9 @@ pub struct Archived {
 
 /// The archives of all accounts.
 pub trait Archive: Send + Sync + 'static {
-    /// Adds messages to an account's archive, as far as the account's preferences want them;
-    /// resolves once that is durable, also when none was wanted. Calls without awaiting keep
-    /// their order. A message that is there already is left as it is.
+    /// Adds messages to an account's archive, as far as the account's preferences want them.
+    /// They are taken up by the call itself, in the order of the calls; what is returned only tells
+    /// that they are durable, also when none was wanted, and need not be polled before. A message that is there already is left as it is.
     fn add(&self, account: Jid, messages: Vec<Archived>) -> BoxFuture<'static, Result<(), StorageError>>;
 
     /// The greatest position that was ever handed over for an account and is durable, wanted

@@ -11,6 +11,7 @@ pub mod disco;
 pub mod error;
 pub mod jid;
 pub mod module;
+mod parts;
 pub mod prep;
 pub mod queue;
 pub mod read;

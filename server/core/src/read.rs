@@ -11,8 +11,9 @@ use waystation_xml::{Event, Frame, Framer, Ns, XmlError};
 
 use crate::error::{Condition, StanzaError};
 use crate::jid::Jid;
+use crate::parts::{ChildName, EMPTY, Head, Parts};
 use crate::signs::Signs;
-use crate::stanza::{Kind, Parts, SERVER_MADE, Stanza, StanzaType, attribute, child_name};
+use crate::stanza::{Kind, SERVER_MADE, Stanza, StanzaType};
 
 /// Longest `xml:lang` that is relayed, in bytes; a longer one is dropped (SECURITY X16).
 pub const MAX_LANG: usize = 64;
@@ -162,59 +163,32 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
         .filter(|lang| lang.len() <= MAX_LANG);
     let inherited = if lang.is_none() { stamp.lang } else { None };
 
-    let mut out = Vec::with_capacity(bytes.len() + 128);
-    out.push(b'<');
-    out.extend_from_slice(kind.as_str().as_bytes());
-    if let Some(from) = &from {
-        attribute(&mut out, " from='", from.escaped().as_bytes());
-    }
-    if let Some(to) = &to {
-        attribute(&mut out, " to='", to.escaped().as_bytes());
-    }
-    if let Some(kind) = stanza_type.attribute() {
-        attribute(&mut out, " type='", kind.as_bytes());
-    }
-    let span = |out: &mut Vec<u8>, start: &str, value: Option<&[u8]>| {
-        let value = value?;
-        let from = out.len() + start.len();
-        attribute(out, start, value);
-        Some((from, out.len() - 1))
-    };
-    let id = span(&mut out, " id='", id);
-    let lang = match inherited {
-        Some(lang) => span(&mut out, " xml:lang='", Some(lang.as_bytes())),
-        None => span(&mut out, " xml:lang='", lang),
-    };
-    let extra_start = out.len();
-    for attr in &head.attributes {
-        let (prefix, local) = (attr.prefix.slice(bytes), attr.local.slice(bytes));
-        let known = match (prefix, local) {
-            (b"", b"from" | b"to" | b"type" | b"id") => !attr.is_declaration,
+    let extra =
+        head.attributes.iter().filter(|attr| match (attr.prefix.slice(bytes), attr.local.slice(bytes)) {
+            (b"", b"from" | b"to" | b"type" | b"id") => attr.is_declaration,
             // The content namespace is the stream's.
-            (b"", b"xmlns") => true,
-            (b"xml", b"lang") => true,
-            _ => false,
-        };
-        if !known {
-            out.push(b' ');
-            out.extend_from_slice(attr.raw(bytes));
-        }
-    }
-    let head_end = out.len();
-    out.extend_from_slice(&bytes[head.open_end..]);
-    let all = Bytes::from(out);
-    Ok(Stanza(Arc::new(Parts {
-        head: all.slice(..head_end),
-        tail: all.slice(head_end..),
+            (b"", b"xmlns") | (b"xml", b"lang") => false,
+            _ => true,
+        });
+    let extra = extra.flat_map(|attr| [b" ", attr.raw(bytes)]);
+    // What stands for itself is shared by all: there is much presence without content.
+    let tail = &bytes[head.open_end..];
+    let behind = if tail == EMPTY { &[] } else { tail };
+    let written = Head {
         stanza_type,
-        from,
-        to,
-        id: id.map(|(start, end)| all.slice(start..end)),
-        lang: lang.map(|(start, end)| all.slice(start..end)),
-        extra: if extra_start == head_end { Bytes::new() } else { all.slice(extra_start..head_end) },
-        child: child_name(frame),
-        signs: Signs::default(),
-    })))
+        from: from.as_ref().map(Jid::escaped),
+        to: to.as_ref().map(Jid::escaped),
+        id,
+        lang: inherited.map(str::as_bytes).or(lang),
+    };
+    let (all, length, spans) = written.write(extra, behind);
+    let all = Bytes::from(all);
+    let (head, tail) = match behind {
+        [] => (all, Bytes::from_static(EMPTY)),
+        _ => (all.slice(..length), all.slice(length..)),
+    };
+    let (child, signs) = (ChildName::of_frame(frame), Signs::default());
+    Ok(Stanza(Arc::new(Parts { head, tail, from, to, child, spans, stanza_type, signs })))
 }
 
 #[cfg(test)]

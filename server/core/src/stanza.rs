@@ -3,15 +3,16 @@
 //! What must hold: `head` + `tail` is one well-formed element that means the same under any
 //! stream whose content namespace is `jabber:client`; `head` ends before the `>` or `/>` of
 //! the start tag; the tail is shared, so that a copy for another recipient costs a new head
-//! at most; addresses and the type in the struct always agree with the head's attributes.
+//! at most.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use waystation_xml::{Element, Event, Frame, Framer, Limits, escape_attr, escape_text};
+use waystation_xml::{Element, Limits, escape_attr, escape_text};
 
 use crate::error::StanzaError;
 use crate::jid::Jid;
+use crate::parts::{ChildName, EMPTY, Head, Parts};
 use crate::signs::{Sign, Signs};
 
 /// Content namespace of client streams.
@@ -186,47 +187,10 @@ impl StanzaType {
     }
 }
 
-/// Name and namespace of a stanza's first child element. All copies of a stanza share it, and
-/// the commonest one is no allocation.
-#[derive(Clone, Debug)]
-pub(crate) enum ChildName {
-    /// `body` in `jabber:client`.
-    Body,
-    /// The local name, and behind it, from this byte on, the namespace.
-    Other(Arc<str>, usize),
-}
-
-impl ChildName {
-    fn parts(&self) -> (&str, &str) {
-        match self {
-            Self::Body => ("body", NS_CLIENT),
-            Self::Other(text, end) => text.split_at(*end),
-        }
-    }
-}
-
 /// A stanza on its way through the server. It never changes, so that a copy costs as much as a
 /// pointer: on its way a message is copied half a dozen times and moved more often.
 #[derive(Clone, Debug)]
 pub struct Stanza(pub(crate) Arc<Parts>);
-
-/// What a stanza consists of.
-#[derive(Clone, Debug)]
-pub(crate) struct Parts {
-    pub(crate) head: Bytes,
-    pub(crate) tail: Bytes,
-    pub(crate) stanza_type: StanzaType,
-    pub(crate) from: Option<Jid>,
-    pub(crate) to: Option<Jid>,
-    /// Raw (escaped) id, a slice of the head it came with.
-    pub(crate) id: Option<Bytes>,
-    /// Raw (escaped) `xml:lang`.
-    pub(crate) lang: Option<Bytes>,
-    /// Attributes and namespace declarations besides the five above, verbatim with a leading space.
-    pub(crate) extra: Bytes,
-    pub(crate) child: Option<ChildName>,
-    pub(crate) signs: Signs,
-}
 
 impl Stanza {
     /// Kind and type.
@@ -252,7 +216,7 @@ impl Stanza {
     /// The id as it stands in the attribute, still escaped.
     pub fn raw_id(&self) -> Option<&str> {
         // The head was proven UTF-8 by the framer or written from a `str`.
-        self.0.id.as_deref().and_then(|id| std::str::from_utf8(id).ok())
+        self.0.id().and_then(|id| std::str::from_utf8(id).ok())
     }
 
     /// The id.
@@ -262,7 +226,7 @@ impl Stanza {
 
     /// The `xml:lang` attribute, still escaped.
     pub fn raw_lang(&self) -> Option<&str> {
-        self.0.lang.as_deref().and_then(|lang| std::str::from_utf8(lang).ok())
+        self.0.lang().and_then(|lang| std::str::from_utf8(lang).ok())
     }
 
     /// Name and namespace of the first child element.
@@ -304,11 +268,7 @@ impl Stanza {
     /// The same stanza with another sender, recipient or type; the tail stays shared.
     #[must_use]
     pub fn readdressed(&self, from: Option<Jid>, to: Option<Jid>) -> Self {
-        let mut out = Parts::clone(&self.0);
-        out.from = from;
-        out.to = to;
-        out.rewrite_head();
-        Self(Arc::new(out))
+        Self(Arc::new(self.0.readdressed(from, to)))
     }
 
     /// The same stanza with another sender.
@@ -326,27 +286,21 @@ impl Stanza {
     /// The same stanza with an `xml:lang`, escaped already.
     #[must_use]
     pub fn with_raw_lang(&self, lang: &str) -> Self {
-        let mut out = Parts::clone(&self.0);
-        out.lang = Some(Bytes::copy_from_slice(lang.as_bytes()));
-        out.rewrite_head();
-        Self(Arc::new(out))
+        Self(Arc::new(self.0.with_lang(lang.as_bytes())))
     }
 
     /// The same stanza with its namespace declared, to stand inside another element
     /// (XEP-0297 4).
     #[must_use]
     pub fn with_namespace(&self) -> Self {
-        let mut out = Parts::clone(&self.0);
-        out.extra = [b" xmlns='jabber:client'", &*self.0.extra].concat().into();
-        out.rewrite_head();
-        Self(Arc::new(out))
+        Self(Arc::new(self.0.with_attribute(b" xmlns='jabber:client'")))
     }
 
     /// False when none of these can be among its children: then there is no need to parse it to
     /// look for them.
     pub fn may_hold(&self, signs: &[Sign]) -> bool {
         // The start tag can declare namespaces, too.
-        self.0.signs.any(signs, [&self.0.extra, &self.0.tail])
+        self.0.signs.any(signs, [self.0.extra(), &self.0.tail])
     }
 
     /// The same stanza with `xml` (well-formed elements that declare their own namespaces)
@@ -386,24 +340,21 @@ impl Stanza {
         let inner = inner.as_ref();
         let name = stanza_type.kind().as_str();
         let tail = if inner.is_empty() {
-            Bytes::from_static(b"/>")
+            Bytes::from_static(EMPTY)
         } else {
             [b">", inner, b"</", name.as_bytes(), b">"].concat().into()
         };
-        let mut out = Parts {
-            head: Bytes::new(),
-            tail,
+        let head = Head {
             stanza_type,
-            from,
-            to,
-            id: raw_id.map(|id| Bytes::copy_from_slice(id.as_bytes())),
+            from: from.as_ref().map(Jid::escaped),
+            to: to.as_ref().map(Jid::escaped),
+            id: raw_id.map(str::as_bytes),
             lang: None,
-            extra: Bytes::new(),
-            child: first_child(inner),
-            signs: Signs::default(),
         };
-        out.rewrite_head();
-        Self(Arc::new(out))
+        let (head, _, spans) = head.write([].into_iter(), &[]);
+        let child = ChildName::of_content(inner);
+        let signs = Signs::default();
+        Self(Arc::new(Parts { head: head.into(), tail, from, to, child, spans, stanza_type, signs }))
     }
 
     /// A stanza whose only child is `payload`.
@@ -452,74 +403,6 @@ impl Stanza {
             &inner,
         ))
     }
-}
-
-impl Parts {
-    fn rewrite_head(&mut self) {
-        let name = self.stanza_type.kind().as_str();
-        let mut out = Vec::with_capacity(
-            96 + self.extra.len()
-                + self.from.as_ref().map_or(0, |j| j.as_str().len())
-                + self.to.as_ref().map_or(0, |j| j.as_str().len())
-                + self.id.as_ref().map_or(0, Bytes::len),
-        );
-        out.push(b'<');
-        out.extend_from_slice(name.as_bytes());
-        if let Some(from) = &self.from {
-            attribute(&mut out, " from='", from.escaped().as_bytes());
-        }
-        if let Some(to) = &self.to {
-            attribute(&mut out, " to='", to.escaped().as_bytes());
-        }
-        if let Some(kind) = self.stanza_type.attribute() {
-            attribute(&mut out, " type='", kind.as_bytes());
-        }
-        if let Some(id) = &self.id {
-            attribute(&mut out, " id='", id);
-        }
-        if let Some(lang) = &self.lang {
-            attribute(&mut out, " xml:lang='", lang);
-        }
-        out.extend_from_slice(&self.extra);
-        self.head = out.into();
-    }
-}
-
-/// Writes ` name='value'`; `value` is escaped already, but a raw value from the wire may have
-/// stood between double quotes and hold an apostrophe.
-pub(crate) fn attribute(out: &mut Vec<u8>, start: &str, value: &[u8]) {
-    out.extend_from_slice(start.as_bytes());
-    if value.contains(&b'\'') {
-        for &b in value {
-            if b == b'\'' { out.extend_from_slice(b"&apos;") } else { out.push(b) }
-        }
-    } else {
-        out.extend_from_slice(value);
-    }
-    out.push(b'\'');
-}
-
-/// Name and namespace of the first element of a stanza's content.
-fn first_child(inner: &[u8]) -> Option<ChildName> {
-    if inner.is_empty() {
-        return None;
-    }
-    let wrapped = [b"<x xmlns='jabber:client'>", inner, b"</x>"].concat();
-    let mut framer = Framer::new_frames(SERVER_MADE);
-    let mut input = wrapped.as_slice();
-    match framer.next(&mut input) {
-        Ok(Event::Stanza(frame)) => child_name(&frame),
-        _ => None,
-    }
-}
-
-pub(crate) fn child_name(frame: &Frame<'_>) -> Option<ChildName> {
-    let child = frame.head.child.as_ref()?;
-    let (name, namespace) = (child.name(frame.bytes), child.namespace(frame.bytes));
-    if name == "body" && namespace == NS_CLIENT {
-        return Some(ChildName::Body);
-    }
-    Some(ChildName::Other([name, namespace].concat().into(), name.len()))
 }
 
 /// A `<message/>` with a text body, for notices that the server itself sends.

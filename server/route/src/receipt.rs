@@ -5,7 +5,7 @@
 //! earlier ones; a receipt that is dropped without a word is a failure, never an acceptance.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Waker};
 
 #[derive(Default)]
@@ -48,34 +48,36 @@ impl Shared {
     }
 }
 
-/// The session's side.
+/// The session's side. Most routes of accounts never issue one, and keep no memory for them.
 #[derive(Default)]
 pub struct Receipts {
-    shared: Arc<Shared>,
+    shared: OnceLock<Arc<Shared>>,
 }
 
 impl Receipts {
     /// A receipt for the stanza `number`, which must be greater than all before.
     pub fn issue(&self, number: u64) -> Receipt {
-        self.shared.lock().open.push_back((number, false));
-        Receipt { shared: self.shared.clone(), number, open: true }
+        let shared = self.shared.get_or_init(Arc::default);
+        shared.lock().open.push_back((number, false));
+        Receipt { shared: shared.clone(), number, open: true }
     }
 
     /// True when nothing is open.
     pub fn is_clear(&self) -> bool {
-        self.shared.lock().open.is_empty()
+        self.shared.get().is_none_or(|shared| shared.lock().open.is_empty())
     }
 
     /// True when a stanza was not accepted though it was handed on: nothing after it can ever
     /// be acknowledged.
     pub fn has_failed(&self) -> bool {
-        self.shared.lock().failed
+        self.shared.get().is_some_and(|shared| shared.lock().failed)
     }
 
     /// How many of `received` stanzas are accepted without a gap. The task of `cx` is woken
     /// when that number may have grown.
     pub fn accepted(&self, received: u64, cx: &mut Context<'_>) -> u64 {
-        let mut state = self.shared.lock();
+        let Some(shared) = self.shared.get() else { return received };
+        let mut state = shared.lock();
         let Some((first, _)) = state.open.front() else { return received };
         let accepted = first - 1;
         match &state.waker {

@@ -87,7 +87,7 @@ impl Link {
     }
 
     fn stream_error(&mut self, error: StreamError) {
-        self.finish_with(End::Error(error));
+        self.finish_with(End::Error(error.into()));
     }
 
     fn element(&mut self, frame: &Frame<'_>) {
@@ -205,7 +205,7 @@ impl Link {
         if let Routed::Busy(stanza, mut passage) = router.route(stanza, Origin::Session(self.id), passage) {
             // While it waits it is not accepted.
             passage.receipt.get_or_insert_with(|| self.receipts.issue(self.received));
-            self.parked = Some(Parked { stanza, passage: Some(passage), outbound: None });
+            self.park(Parked { stanza, passage: Some(passage), outbound: None });
         }
     }
 
@@ -235,14 +235,14 @@ impl Link {
             match router.to_account(&self.bare, mail) {
                 Ok(()) => return,
                 Err(AccountMail::Outbound(_, stanza, outbound)) => {
-                    self.parked = Some(Parked { stanza, passage: None, outbound: Some(outbound) });
+                    self.park(Parked { stanza, passage: None, outbound: Some(outbound) });
                 }
                 Err(_) => {}
             }
             return;
         }
         if let AccountMail::Outbound(_, stanza, outbound) = mail {
-            self.parked = Some(Parked { stanza, passage: None, outbound: Some(outbound) });
+            self.park(Parked { stanza, passage: None, outbound: Some(outbound) });
         }
     }
 
@@ -251,9 +251,13 @@ impl Link {
         self.receipts.is_clear() && self.before.as_ref().is_none_or(Receipts::is_clear)
     }
 
+    fn park(&mut self, parked: Parked) {
+        self.parked = Some(Box::new(parked));
+    }
+
     /// Tries a parked stanza again; false when it is still parked.
     pub(super) fn retry_parked(&mut self) -> bool {
-        match self.parked.take() {
+        match self.parked.take().map(|parked| *parked) {
             None => {}
             Some(Parked { stanza, outbound: Some(outbound), .. }) => {
                 // Its own receipt is open, which says nothing about those before it.
@@ -264,7 +268,7 @@ impl Link {
                 let router = &self.shared.router;
                 if let Routed::Busy(stanza, passage) = router.route(stanza, Origin::Session(self.id), passage)
                 {
-                    self.parked = Some(Parked { stanza, passage: Some(passage), outbound: None });
+                    self.park(Parked { stanza, passage: Some(passage), outbound: None });
                 }
             }
         }

@@ -55,7 +55,7 @@ impl Link {
             due - now
         } else if state.asked.is_some() {
             let error = StreamError::new(StreamCondition::ConnectionTimeout).with_text("no answer to a ping");
-            return self.finish_with(End::Error(error));
+            return self.finish_with(End::Error(error.into()));
         } else {
             state.asked = Some(now);
             let id = format!("{PING_ID}{}", self.id.0);

@@ -60,7 +60,7 @@ pub(crate) enum End {
     /// The connection broke, or ended without the end of the stream.
     Lost(String),
     /// With a stream error.
-    Error(StreamError),
+    Error(Box<StreamError>),
     /// Another connection resumes the session.
     Resumed,
 }
@@ -104,13 +104,14 @@ struct Link {
     /// In the connection, not yet taken by the socket; kept to be given back. Empty with stream
     /// management, which keeps more.
     unsent: Vec<Kept>,
-    /// Records that the socket has taken, of a client without stream management.
-    proof: Proof,
+    /// Records that the socket has taken, of a client without stream management, once there are
+    /// some.
+    proof: Option<Box<Proof>>,
     client_state: ClientState,
     /// Elements that are no stanzas, to be written before the next stanza.
     elements: Vec<u8>,
     management: Option<Box<StreamManagement>>,
-    enabling: Option<Enabling>,
+    enabling: Option<Box<Enabling>>,
     /// Stanzas from the client, since it enabled stream management if it did.
     received: u64,
     /// Which of them are safe.
@@ -120,7 +121,7 @@ struct Link {
     /// Replies of this very session, made while input is read.
     replies: Vec<Stanza>,
     order: OrderGate,
-    parked: Option<Parked>,
+    parked: Option<Box<Parked>>,
     bucket: Bucket,
     presence_rate: PresenceRate,
     /// Set while input is looked at: how long to pause before the next stanza.
@@ -204,7 +205,7 @@ impl Session {
             inlet,
             outgoing,
             unsent: Vec::new(),
-            proof: Proof::default(),
+            proof: None,
             client_state: ClientState::default(),
             elements: Vec::new(),
             management,
@@ -323,7 +324,7 @@ impl Link {
                         self.end.get_or_insert(End::Resumed);
                     }
                     SessionMail::Close(error) => {
-                        self.end.get_or_insert(End::Error(error));
+                        self.end.get_or_insert(End::Error(error.into()));
                     }
                 }
             }
@@ -421,7 +422,7 @@ impl Link {
         } else if late {
             let error = StreamError::new(StreamCondition::InternalServerError)
                 .with_text("what was sent could not be stored in time");
-            self.finish_with(End::Error(error));
+            self.finish_with(End::Error(error.into()));
         }
     }
 
@@ -453,7 +454,7 @@ impl Link {
             }
             while conn.queued_bytes() < HIGH_WATER
                 && self.enabling.is_none()
-                && !self.proof.is_overdue(&self.shared.limits)
+                && !self.is_proof_overdue()
                 && let Some(kept) = self.outgoing.pop_front()
             {
                 queue(conn, &kept.stanza);
@@ -477,9 +478,7 @@ impl Link {
                         self.unsent = Vec::new();
                         self.outgoing = VecDeque::new();
                     }
-                    if self.outgoing.is_empty() && self.replies.is_empty()
-                        || self.proof.is_overdue(&self.shared.limits)
-                    {
+                    if self.outgoing.is_empty() && self.replies.is_empty() || self.is_proof_overdue() {
                         return;
                     }
                 }
@@ -496,7 +495,7 @@ impl Link {
                 items += 1;
             }
             if let Some(record) = kept.record {
-                self.proof.flushed(record);
+                self.proof.get_or_insert_default().flushed(record);
             }
         }
         if items > 0 {
@@ -509,7 +508,7 @@ impl Link {
     fn leave(&mut self, end: &End) {
         if matches!(end, End::Closed) && self.management.is_none() {
             // DELIVERY P2: flushed to the stream of a client that closed it properly.
-            if let Some(last) = self.proof.last() {
+            if let Some(last) = self.proof.as_ref().and_then(|proof| proof.last()) {
                 self.shared.router.control(&self.bare, AccountMail::Confirmed(self.id, last));
             }
         }

@@ -18,7 +18,6 @@ use waystation_runtime::wheel;
 
 use super::Link;
 use super::keepalive::PING_ID;
-use crate::context::Limits;
 
 /// Records after which the client is asked.
 const ASK_AFTER: usize = 100;
@@ -44,17 +43,17 @@ impl Proof {
     pub(super) fn last(&self) -> Option<RecordId> {
         self.flushed.back().copied()
     }
-
-    /// True while the client owes more proofs than it may.
-    pub(super) fn is_overdue(&self, limits: &Limits) -> bool {
-        self.flushed.len() >= limits.outbound_stanzas
-    }
 }
 
 impl Link {
+    /// True while the client owes more proofs than it may.
+    pub(super) fn is_proof_overdue(&self) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.flushed.len() >= self.shared.limits.outbound_stanzas)
+    }
+
     /// Asks the client to answer when there is something to prove.
     pub(super) fn ask_for_proof(&mut self, cx: &mut Context<'_>) {
-        let state = &mut self.proof;
+        let Some(state) = &mut self.proof else { return };
         let (Some(last), None) = (state.last(), state.asked) else { return };
         let since = *state.since.get_or_insert_with(|| {
             wheel::wake_after(ASK_AFTER_TIME, cx.waker().clone());
@@ -81,7 +80,7 @@ impl Link {
     /// The client has answered a request of the server's.
     pub(super) fn pong(&mut self, id: &str) {
         let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
-        let state = &mut self.proof;
+        let Some(state) = &mut self.proof else { return };
         let Some((_, last)) = state.asked.filter(|(asked, _)| Some(*asked) == number) else { return };
         state.asked = None;
         state.since = None;

@@ -150,7 +150,7 @@ impl Link {
                     None => {
                         let error = StreamError::new(StreamCondition::BadFormat)
                             .with_text("an acknowledgement needs a number of 32 bits");
-                        self.finish_with(End::Error(error));
+                        self.finish_with(End::Error(error.into()));
                     }
                 }
             }
@@ -158,7 +158,9 @@ impl Link {
             // A session that is bound cannot become another one (5: resume comes before bind).
             "resume" => self.say(&failed(Condition::UnexpectedRequest, None)),
             "r" | "a" => self.say(&failed(Condition::UnexpectedRequest, None)),
-            _ => self.finish_with(End::Error(StreamError::new(StreamCondition::UnsupportedStanzaType))),
+            _ => {
+                self.finish_with(End::Error(StreamError::new(StreamCondition::UnsupportedStanzaType).into()))
+            }
         }
     }
 
@@ -188,14 +190,14 @@ impl Link {
         let key = u128::from_be_bytes(random);
         let (reply, stored) = oneshot::channel();
         self.shared.router.control(&self.bare, AccountMail::Enable(self.id, key, max, reply));
-        self.enabling = Some(Enabling { key, max, stored });
+        self.enabling = Some(Box::new(Enabling { key, max, stored }));
     }
 
     /// The client may resume once what that needs is stored; it is told then.
     pub(super) fn poll_enabling(&mut self, cx: &mut Context<'_>) {
         let Some(enabling) = &mut self.enabling else { return };
         let Poll::Ready(stored) = Pin::new(&mut enabling.stored).poll(cx) else { return };
-        let Some(Enabling { key, max, .. }) = self.enabling.take() else { return };
+        let Some(Enabling { key, max, .. }) = self.enabling.take().map(|enabling| *enabling) else { return };
         let mut enabled = Element::new("enabled", NS_STREAM_MANAGEMENT);
         let mut management = Box::new(StreamManagement::default());
         if let Ok(Ok(())) = stored {
@@ -230,7 +232,7 @@ impl Link {
             }
             Acknowledged::TooMany => {
                 let error = too_high(h, management.sent);
-                return self.finish_with(End::Error(error));
+                return self.finish_with(End::Error(error.into()));
             }
         };
         management.confirmed += new;
@@ -282,7 +284,7 @@ impl Link {
         if self.receipts.has_failed() || self.before.as_ref().is_some_and(Receipts::has_failed) {
             let error = StreamError::new(StreamCondition::InternalServerError)
                 .with_text("what was sent could not be stored");
-            return self.finish_with(End::Error(error));
+            return self.finish_with(End::Error(error.into()));
         }
         let Some(management) = &mut self.management else { return };
         while management.marks_coming.front().is_some_and(|number| *number <= accepted) {
@@ -362,7 +364,7 @@ impl Link {
         if management.kept.len() > 2 * self.shared.limits.outbound_stanzas {
             let error = StreamError::new(StreamCondition::PolicyViolation)
                 .with_text("the client does not acknowledge what it is sent");
-            self.finish_with(End::Error(error));
+            self.finish_with(End::Error(error.into()));
         }
     }
 

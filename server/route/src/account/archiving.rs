@@ -4,12 +4,10 @@
 //! in the order of the log, so that what it says it has up to is what it has; after a failure
 //! nothing is handed over before what failed, which is read from the queue again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use waystation_core::archive::Archived;
 use waystation_core::queue::{QueueError, Record, RecordId};
 use waystation_core::storage::{BoxFuture, StorageError};
@@ -29,9 +27,16 @@ const PAGE_BYTES: usize = 1024 * 1024;
 pub(super) struct Archiving {
     /// Handed over at the end of the turn.
     next: Vec<Archived>,
-    under_way: FuturesUnordered<BoxFuture<'static, Added>>,
-    /// Records that could not be added, and those that came behind them: by number only.
-    failed: BTreeSet<RecordId>,
+    /// In their order, in which they become durable: only the first is waited for.
+    under_way: VecDeque<UnderWay>,
+    failed: Option<Box<Failed>>,
+}
+
+/// Records that could not be added, and those that came behind them.
+#[derive(Default)]
+struct Failed {
+    /// By number only.
+    ids: BTreeSet<RecordId>,
     again: Again,
 }
 
@@ -46,14 +51,14 @@ enum Again {
 }
 
 /// Records that were handed to the archive together.
-struct Added {
+struct UnderWay {
     ids: Vec<RecordId>,
-    result: Result<(), StorageError>,
+    add: BoxFuture<'static, Result<(), StorageError>>,
 }
 
 impl Archiving {
     pub(super) fn is_idle(&self) -> bool {
-        self.next.is_empty() && self.under_way.is_empty() && self.failed.is_empty()
+        self.next.is_empty() && self.under_way.is_empty() && self.failed.is_none()
     }
 }
 
@@ -65,10 +70,11 @@ impl AccountRoute {
         }
         let Some(message) = self.archived(id, stanza, at) else { return };
         self.records.is_archiving(id, stanza.len());
-        if self.archiving.failed.is_empty() {
-            self.archiving.next.push(message);
-        } else {
-            self.archiving.failed.insert(id);
+        match &mut self.archiving.failed {
+            None => self.archiving.next.push(message),
+            Some(failed) => {
+                failed.ids.insert(id);
+            }
         }
     }
 
@@ -90,25 +96,31 @@ impl AccountRoute {
         let Some(archive) = &self.router.archive else { return false };
         let ids = messages.iter().map(|message| message.id).collect();
         let add = archive.add(self.account.clone(), messages);
-        self.archiving.under_way.push(Box::pin(async move { Added { ids, result: add.await } }));
+        self.archiving.under_way.push_back(UnderWay { ids, add });
         true
     }
 
     /// True when something was archived, or failed.
     pub(super) fn poll_archive(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
-        while let Poll::Ready(Some(added)) = self.archiving.under_way.poll_next_unpin(cx) {
+        while let Some(first) = self.archiving.under_way.front_mut() {
+            let Poll::Ready(result) = first.add.as_mut().poll(cx) else { break };
+            let Some(UnderWay { ids, .. }) = self.archiving.under_way.pop_front() else { break };
             progress = true;
-            match added.result {
-                Ok(()) => added.ids.into_iter().for_each(|id| self.has_archived(id)),
+            match result {
+                Ok(()) => ids.into_iter().for_each(|id| self.has_archived(id)),
                 Err(error) => {
                     tracing::error!(account = %self.account, %error, "messages could not be archived yet");
-                    let state = &mut self.archiving;
-                    state.failed.extend(added.ids);
-                    state.failed.extend(state.next.drain(..).map(|message| message.id));
-                    state.again = Again::At(Instant::now() + PAUSE);
+                    let failed = self.archiving.failed.get_or_insert_default();
+                    failed.ids.extend(ids);
+                    failed.ids.extend(self.archiving.next.drain(..).map(|message| message.id));
+                    failed.again = Again::At(Instant::now() + PAUSE);
                 }
             }
+        }
+        if self.archiving.is_idle() {
+            // Room that a burst needed is not kept.
+            self.archiving = Archiving::default();
         }
         progress | self.poll_again(cx)
     }
@@ -120,9 +132,13 @@ impl AccountRoute {
 
     /// Hands over again what failed, a page at a time; true when something was done.
     fn poll_again(&mut self, cx: &mut Context<'_>) -> bool {
-        let state = &mut self.archiving;
-        let Some(first) = state.failed.first().copied().filter(|_| state.under_way.is_empty()) else {
+        let Some(state) = self.archiving.failed.as_mut().filter(|_| self.archiving.under_way.is_empty())
+        else {
             return false;
+        };
+        let Some(first) = state.ids.first().copied() else {
+            self.archiving.failed = None;
+            return true;
         };
         match &mut state.again {
             Again::At(then) => {
@@ -157,7 +173,8 @@ impl AccountRoute {
         let last = page.last().map(|record| record.id);
         let mut messages = Vec::with_capacity(page.len());
         for record in page {
-            if !self.archiving.failed.remove(&record.id) {
+            let failed = self.archiving.failed.as_mut();
+            if !failed.is_some_and(|failed| failed.ids.remove(&record.id)) {
                 continue;
             }
             // It was a stanza when it was handed over first.
@@ -169,9 +186,11 @@ impl AccountRoute {
             }
         }
         // What the queue does not have any more was removed from it, by the account's end.
-        let rest = last.map(|last| self.archiving.failed.split_off(&RecordId(last.0 + 1)));
-        for id in std::mem::replace(&mut self.archiving.failed, rest.unwrap_or_default()) {
-            self.has_archived(id);
+        if let Some(failed) = &mut self.archiving.failed {
+            let rest = last.map(|last| failed.ids.split_off(&RecordId(last.0 + 1)));
+            for id in std::mem::replace(&mut failed.ids, rest.unwrap_or_default()) {
+                self.has_archived(id);
+            }
         }
         if !messages.is_empty() {
             self.add_to_archive(messages);

@@ -136,11 +136,11 @@ pub(crate) struct AccountRoute {
     held: VecDeque<AccountMail>,
     /// Effects of the presence logic in their order.
     steps: VecDeque<QueuedStep>,
-    persisting: Option<Persisting>,
+    persisting: Option<Box<Persisting>>,
     records: Records,
     /// Messages on their way to the archive.
     archiving: Archiving,
-    drain: Option<Drain>,
+    drain: Option<Box<Drain>>,
     /// Keys of sessions that ended within a day.
     ended: Vec<u128>,
     /// Sessions that were told to close and still owe what they did not write.

@@ -44,7 +44,7 @@ impl AccountRoute {
     /// Begins to hand what waits to a session that has become able to receive it.
     pub(super) fn start_drain(&mut self, session: SessionId) {
         if self.drain.is_none() && self.records.waiting > 0 {
-            self.drain = Some(Drain { session, after: RecordId(0), stage: Stage::Start });
+            self.drain = Some(Box::new(Drain { session, after: RecordId(0), stage: Stage::Start }));
         }
     }
 

@@ -91,8 +91,8 @@ impl AccountRoute {
                 QueuedStep::Step(Step::Now(effect)) => self.apply(effect),
                 QueuedStep::Step(Step::Persist(persist)) => {
                     let commit = self.router.storage.commit(persist.batch);
-                    self.persisting =
-                        Some(Persisting { commit, then: persist.then, request: persist.request });
+                    let (then, request) = (persist.then, persist.request);
+                    self.persisting = Some(Box::new(Persisting { commit, then, request }));
                 }
                 QueuedStep::Token(outbound) => self.passed(outbound),
                 QueuedStep::Done(id) => self.done(id),
