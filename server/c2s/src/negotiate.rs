@@ -85,14 +85,14 @@ fn continue_on_the_accounts_arbiter(shared: Arc<C2s>, stream: Stream, account: J
             let mut stream = Stream::resumed(conn, framer, buffer, host);
             let limit = shared.limits.unauthenticated;
             match guarded(&shared, limit, bind(&mut stream, &shared, &account)).await {
-                Ok(bound) => start(shared, stream, bound),
+                Ok(bound) => start(shared, stream, bound, account),
                 Err(failure) => stream.end(&shared, failure).await,
             }
         });
     });
 }
 
-fn start(shared: Arc<C2s>, stream: Stream, bound: Bound) {
+fn start(shared: Arc<C2s>, stream: Stream, bound: Bound, account: Jid) {
     let Stream { conn, framer, buffer, .. } = stream;
     let drain = shared.drain.clone();
     let (id, jid, inlet, lang, resumed) = match bound {
@@ -115,6 +115,7 @@ fn start(shared: Arc<C2s>, stream: Stream, bound: Bound) {
         inlet,
         id,
         jid,
+        account,
         lang,
         drain,
         resumed,

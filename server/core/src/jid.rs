@@ -110,6 +110,12 @@ impl Jid {
         Self { text: self.bare_str().into(), at: self.at, slash: 0 }
     }
 
+    /// The text of the bare JID; shares the memory of one that has no resource.
+    #[must_use]
+    pub fn bare_text(&self) -> Arc<str> {
+        if self.slash == 0 { self.text.clone() } else { self.bare_str().into() }
+    }
+
     /// The domain alone.
     #[must_use]
     pub fn to_domain(&self) -> Self {

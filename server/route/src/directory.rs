@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use waystation_core::Jid;
 use waystation_runtime::Outlet;
 
 use crate::mail::AccountMail;
@@ -43,7 +44,8 @@ impl Directory {
 
     /// The route of an account, started by `start` when there is none (or only one that has
     /// closed).
-    pub fn find_or_start(&self, bare: &str, start: impl FnOnce() -> AccountOutlet) -> AccountOutlet {
+    pub fn find_or_start(&self, account: &Jid, start: impl FnOnce() -> AccountOutlet) -> AccountOutlet {
+        let bare = account.bare_str();
         let mut shard = self.shard(bare);
         if let Some(outlet) = shard.get(bare)
             && !outlet.is_closed()
@@ -51,7 +53,7 @@ impl Directory {
             return outlet.clone();
         }
         let outlet = start();
-        if shard.insert(bare.into(), outlet.clone()).is_none() {
+        if shard.insert(account.bare_text(), outlet.clone()).is_none() {
             self.routes.fetch_add(1, Ordering::Relaxed);
         }
         outlet
@@ -104,14 +106,15 @@ mod tests {
     #[test]
     fn a_stale_removal_leaves_the_newer_route() {
         let directory = Directory::default();
+        let account = Jid::parse("a@h").unwrap();
         let (first, mut first_inlet) = outlet(1000, 10);
-        let found = directory.find_or_start("a@h", || first.clone());
+        let found = directory.find_or_start(&account, || first.clone());
         assert!(found.same_queue(&first));
-        assert!(directory.find_or_start("a@h", || panic!("started twice")).same_queue(&first));
+        assert!(directory.find_or_start(&account, || panic!("started twice")).same_queue(&first));
         first_inlet.close();
         assert!(directory.find("a@h").is_none(), "a closed route is not found");
         let (second, _second_inlet) = outlet(1000, 10);
-        directory.find_or_start("a@h", || second.clone());
+        directory.find_or_start(&account, || second.clone());
         directory.remove("a@h", &first);
         assert!(directory.find("a@h").is_some_and(|o| o.same_queue(&second)));
         assert_eq!(directory.len(), 1);

@@ -10,10 +10,33 @@ use std::task::{Context, Waker};
 
 #[derive(Default)]
 struct State {
-    /// Stanzas whose fate is open, in their order; true once accepted.
-    open: VecDeque<(u64, bool)>,
+    /// Stanzas whose fate is open, in their order.
+    open: VecDeque<Fate>,
     failed: bool,
     waker: Option<Waker>,
+}
+
+/// The number of a stanza, and in the lowest bit whether it is accepted: every session has room
+/// for some of them.
+#[derive(Clone, Copy)]
+struct Fate(u64);
+
+impl Fate {
+    fn open(number: u64) -> Self {
+        Self(number << 1)
+    }
+
+    fn number(self) -> u64 {
+        self.0 >> 1
+    }
+
+    fn is_accepted(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    fn accept(&mut self) {
+        self.0 |= 1;
+    }
 }
 
 #[derive(Default)]
@@ -29,14 +52,14 @@ impl Shared {
     fn settle(&self, number: u64, accepted: bool) {
         let waker = {
             let mut state = self.lock();
-            let Ok(index) = state.open.binary_search_by_key(&number, |(n, _)| *n) else { return };
+            let Ok(index) = state.open.binary_search_by_key(&number, |fate| fate.number()) else { return };
             if accepted {
-                state.open[index].1 = true;
+                state.open[index].accept();
             } else {
                 state.failed = true;
             }
             let before = state.open.len();
-            while state.open.front().is_some_and(|(_, accepted)| *accepted) {
+            while state.open.front().is_some_and(|fate| fate.is_accepted()) {
                 state.open.pop_front();
             }
             // Whoever waits learns of a longer prefix, and of a failure.
@@ -58,7 +81,7 @@ impl Receipts {
     /// A receipt for the stanza `number`, which must be greater than all before.
     pub fn issue(&self, number: u64) -> Receipt {
         let shared = self.shared.get_or_init(Arc::default);
-        shared.lock().open.push_back((number, false));
+        shared.lock().open.push_back(Fate::open(number));
         Receipt { shared: shared.clone(), number, open: true }
     }
 
@@ -78,8 +101,8 @@ impl Receipts {
     pub fn accepted(&self, received: u64, cx: &mut Context<'_>) -> u64 {
         let Some(shared) = self.shared.get() else { return received };
         let mut state = shared.lock();
-        let Some((first, _)) = state.open.front() else { return received };
-        let accepted = first - 1;
+        let Some(first) = state.open.front() else { return received };
+        let accepted = first.number() - 1;
         match &state.waker {
             Some(waker) if waker.will_wake(cx.waker()) => {}
             _ => state.waker = Some(cx.waker().clone()),

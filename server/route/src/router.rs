@@ -369,12 +369,11 @@ impl Router {
     }
 
     fn account_route(self: &Arc<Self>, account: &Jid) -> AccountOutlet {
-        let bare = account.bare_str();
-        self.directory.find_or_start(bare, || {
+        self.directory.find_or_start(account, || {
             let (outlet, inlet) = outlet(self.config.route_bytes, self.config.route_items);
             let router = self.clone();
             let account = account.to_bare();
-            let place = self.arbiters.place(bare);
+            let place = self.arbiters.place(account.as_str());
             self.arbiters.run_on(place, move || AccountRoute::start(router, account, inlet));
             outlet
         })

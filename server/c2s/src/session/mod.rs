@@ -75,6 +75,8 @@ pub(crate) struct Start {
     pub(crate) inlet: Inlet<SessionMail>,
     pub(crate) id: SessionId,
     pub(crate) jid: Jid,
+    /// Whose session it is, as authenticated.
+    pub(crate) account: Jid,
     pub(crate) lang: Option<Box<str>>,
     pub(crate) drain: DrainSignal,
     /// The state of a session that is resumed, with its key and how long it may be resumed.
@@ -171,7 +173,8 @@ impl ActorFuture<Session> for Pump {
 impl Session {
     /// Starts the actor on the current arbiter.
     pub(crate) fn start_session(start: Start) {
-        let Start { shared, connection, framer, backlog, inlet, id, jid, lang, drain, resumed } = start;
+        let Start { shared, connection, framer, backlog, inlet, id, jid, account, lang, drain, resumed } =
+            start;
         tracing::info!(
             session = %jid,
             peer = %connection.peer(),
@@ -197,7 +200,7 @@ impl Session {
             presence_rate: PresenceRate::new(&shared.limits),
             slow_down: None,
             keepalive: Keepalive::new(),
-            bare: jid.to_bare(),
+            bare: account,
             shared,
             id,
             jid,

@@ -45,7 +45,7 @@ pub(crate) struct TlsSession {
 
 enum Phase {
     Handshake { probe: Arc<Probe>, received: usize },
-    Open(Box<TlsInfo>),
+    Open(TlsInfo),
 }
 
 /// What one pass over a buffer did.
@@ -301,7 +301,7 @@ impl TlsSession {
             exporter: probe.tls_exporter(suite),
             server_end_point: probe.server_end_point(),
         };
-        self.phase = Phase::Open(Box::new(info));
+        self.phase = Phase::Open(info);
         Ok(())
     }
 
