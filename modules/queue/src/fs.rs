@@ -11,15 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, fallocate};
-
-/// Room on a device, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FreeSpace {
-    /// What this process may still use.
-    pub available: u64,
-    /// The size of the device.
-    pub total: u64,
-}
+/// What [`FileSystem::free_space`] answers.
+pub use waystation_committer::FreeSpace;
 
 /// What keeps a folder locked until it is dropped.
 pub trait Lock: Send + Sync {}
@@ -237,13 +230,7 @@ impl FileSystem for RealFileSystem {
     }
 
     fn free_space(&self, folder: &Path) -> io::Result<FreeSpace> {
-        let stat = nix::sys::statvfs::statvfs(folder)?;
-        // The types of these fields differ between platforms, hence the widening.
-        let unit = stat.fragment_size() as u64;
-        Ok(FreeSpace {
-            available: (stat.blocks_available() as u64).saturating_mul(unit),
-            total: (stat.blocks() as u64).saturating_mul(unit),
-        })
+        waystation_committer::free_space(folder)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {

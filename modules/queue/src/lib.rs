@@ -12,7 +12,6 @@ pub mod fs;
 mod log;
 mod memory;
 mod options;
-mod readers;
 mod repair;
 mod report;
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
+use waystation_committer::{Limit, Reserve};
 use waystation_core::queue::QueueName;
 
 use crate::error::OpenError;
@@ -19,13 +20,12 @@ use crate::log::checkpoint::{self, Checkpoint, SealedEntry};
 use crate::log::committer::{Committer, Shared};
 use crate::log::find::resolve;
 use crate::log::frame::{ALIGN, Change, Encoder, Flaw, Frame, RECORD_HEADER, StoredRecord};
-use crate::log::inbox::{Inbox, Limit};
 use crate::log::index::{
     self, DirectoryRun, Identity, IndexRun, LogFile, Pages, SegmentFiles, Slot, file_names,
 };
+use crate::log::job::Inbox;
 use crate::log::keep::KeepError;
 use crate::log::recover::{self, now_ms};
-use crate::log::reserve::Reserve;
 use crate::log::scan::Window;
 use crate::log::segment::{self, Writer};
 use crate::log::state::{Active, Place, Queue, RECORD_COST, State};
@@ -89,7 +89,7 @@ fn put_in_force(
         options: Options { segment_bytes: MIN_SEGMENT, ..Options::default() },
         writer,
         encoder: Encoder::default(),
-        reserve: Reserve::new(Some(0)),
+        reserve: Reserve::none(),
         keeper: None,
         busy: false,
         no_room: false,

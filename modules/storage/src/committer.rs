@@ -5,22 +5,28 @@
 //! durable as promised; after a failure nothing is written or acknowledged again, for what the
 //! device holds is then unknown, and a second flush would report a success that it did not have.
 
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::oneshot;
+use waystation_committer::{Reserve, Work};
 use waystation_core::storage::{Batch, Op, StorageError};
 
 use crate::engine::{Changes, Engine};
-use crate::free_space::{FreeSpace, default_reserve};
-use crate::queue::{Entry, Outcome, Queue, Work};
+
+/// What a commit resolves to.
+pub(crate) type Outcome = Result<(), StorageError>;
+
+/// The batches that wait.
+pub(crate) type Inbox = waystation_committer::Inbox<Batch, (), StorageError>;
+
+type Entry = waystation_committer::Entry<Batch, (), StorageError>;
 
 /// What the committer shares with the callers.
 pub(crate) struct Shared<E> {
     /// `None` once closed. Written by the committer alone, when it closes.
     pub(crate) engine: RwLock<Option<E>>,
-    pub(crate) queue: Arc<Queue>,
+    pub(crate) inbox: Arc<Inbox>,
 }
 
 impl<E: Engine> Shared<E> {
@@ -37,55 +43,6 @@ impl<E: Engine> Shared<E> {
     }
 }
 
-/// Tells how much room the device has.
-pub(crate) type Probe = Box<dyn Fn() -> io::Result<FreeSpace> + Send>;
-
-/// Refuses writes while the device is nearly full.
-pub(crate) struct Reserve {
-    probe: Option<Probe>,
-    min_free: Option<u64>,
-    was_low: bool,
-}
-
-impl Reserve {
-    /// Wants `min_free` bytes (by default a share of the device) of what `probe` tells.
-    pub(crate) fn new(probe: Probe, min_free: Option<u64>) -> Self {
-        Self { probe: (min_free != Some(0)).then_some(probe), min_free, was_low: false }
-    }
-
-    /// Never refuses.
-    pub(crate) fn none() -> Self {
-        Self { probe: None, min_free: None, was_low: false }
-    }
-
-    fn is_low(&mut self) -> bool {
-        let Some(probe) = &self.probe else { return false };
-        let space = match probe() {
-            Ok(space) => space,
-            Err(error) => {
-                // Not knowing is no reason to refuse: a really full disk still makes the write fail.
-                tracing::warn!(%error, "cannot ask for the free space of the data folder");
-                return false;
-            }
-        };
-        let wanted = self.min_free.unwrap_or_else(|| default_reserve(space.total));
-        let low = space.available < wanted;
-        if low != self.was_low {
-            self.was_low = low;
-            if low {
-                tracing::error!(
-                    available = space.available,
-                    wanted,
-                    "the disk is nearly full: writes are refused until there is room again"
-                );
-            } else {
-                tracing::info!(available = space.available, "there is room on the disk again");
-            }
-        }
-        low
-    }
-}
-
 /// See the module's header.
 pub(crate) struct Committer<E> {
     pub(crate) shared: Arc<Shared<E>>,
@@ -93,10 +50,10 @@ pub(crate) struct Committer<E> {
 }
 
 impl<E: Engine> Committer<E> {
-    /// Serves the queue until it is closed; then closes the engine and answers `closed`.
+    /// Serves the inbox until it is closed; then closes the engine and answers `closed`.
     pub(crate) fn run(mut self, closed: oneshot::Sender<Outcome>) {
         let mut failed = false;
-        while let Work::Group(group) = self.shared.queue.next() {
+        while let Work::Group(group) = self.shared.inbox.next() {
             failed |= !self.commit(group);
         }
         let engine = self.shared.engine.write().unwrap_or_else(PoisonError::into_inner).take();
@@ -118,17 +75,16 @@ impl<E: Engine> Committer<E> {
         match self.apply(&group) {
             Ok(outcomes) => {
                 for (entry, outcome) in group.into_iter().zip(outcomes) {
-                    // A caller that no longer waits needs no answer.
-                    let _ = entry.reply.send(outcome);
+                    entry.answer(outcome);
                 }
                 true
             }
             Err(error) => {
                 tracing::error!(%error, "a write failed: the store takes no more writes until it is reopened");
                 // First, so that a caller who hears of the failure finds the store closed.
-                self.shared.queue.fail();
+                self.shared.inbox.fail();
                 for entry in group {
-                    let _ = entry.reply.send(Err(duplicate(&error)));
+                    entry.answer(Err(duplicate(&error)));
                 }
                 false
             }
@@ -143,7 +99,7 @@ impl<E: Engine> Committer<E> {
             let outcomes = group
                 .iter()
                 .map(|entry| {
-                    let batch = &entry.batch;
+                    let batch = &entry.job;
                     if low && batch.ops.iter().any(|op| matches!(op, Op::Put { .. })) {
                         return Err(StorageError::Full);
                     }

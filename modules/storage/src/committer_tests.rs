@@ -1,14 +1,15 @@
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use waystation_committer::{FreeSpace, Limit};
 use waystation_core::storage::{Row, ScanRange, Space};
 
 use super::*;
 use crate::engine::MemoryEngine;
-use crate::queue::Limit;
 
 const SPACE: Space = Space("rows");
 
@@ -71,7 +72,7 @@ impl Bench {
         };
         let limit = Limit { entries: 1000, bytes: 1_000_000 };
         let shared =
-            Arc::new(Shared { engine: RwLock::new(Some(engine)), queue: Arc::new(Queue::new(limit, limit)) });
+            Arc::new(Shared { engine: RwLock::new(Some(engine)), inbox: Arc::new(Inbox::new(limit, limit)) });
         let (ended, closed) = oneshot::channel();
         let committer = Committer { shared: Arc::clone(&shared), reserve };
         std::thread::spawn(move || committer.run(ended));
@@ -79,7 +80,7 @@ impl Bench {
     }
 
     fn commit(&self, batch: Batch) -> impl Future<Output = Outcome> + use<> {
-        let queued = self.shared.queue.push(batch, 1);
+        let queued = self.shared.inbox.push(batch, 1);
         async move { queued?.await }
     }
 
@@ -133,7 +134,7 @@ async fn after_a_failed_commit_nothing_is_written_and_reads_go_on() {
     assert_eq!(bench.commits.load(Ordering::SeqCst), 2, "the engine was asked to write again");
     assert_eq!(bench.get("before").unwrap(), "1");
     assert_eq!(bench.get("later"), None);
-    bench.shared.queue.close();
+    bench.shared.inbox.close();
     let closed = bench.closed.await.unwrap();
     assert!(matches!(closed, Err(StorageError::Io(_))), "the failure shows when closing: {closed:?}");
 }
@@ -144,7 +145,7 @@ async fn a_panic_of_the_engine_is_a_failed_commit() {
     bench.steps.send(Step::Panic).unwrap();
     assert!(matches!(bench.commit(put("a", "1")).await, Err(StorageError::Io(_))));
     assert!(matches!(bench.commit(put("a", "1")).await, Err(StorageError::Closed)));
-    bench.shared.queue.close();
+    bench.shared.inbox.close();
     bench.closed.await.unwrap().unwrap_err();
 }
 
@@ -168,7 +169,7 @@ async fn a_nearly_full_disk_refuses_writes_until_there_is_room_again() {
             available => Ok(FreeSpace { available, total: 10_000 }),
         }
     };
-    let bench = Bench::new(Reserve::new(Box::new(probe.clone()), Some(600)));
+    let bench = Bench::new(Reserve::new("the store", Box::new(probe.clone()), Some(600)));
     for _ in 0..5 {
         bench.steps.send(Step::Succeed).unwrap();
     }
@@ -188,9 +189,9 @@ async fn a_nearly_full_disk_refuses_writes_until_there_is_room_again() {
 
     // By default a twentieth of the device is kept free; with 0 nothing is.
     available.store(499, Ordering::SeqCst);
-    let bench = Bench::new(Reserve::new(Box::new(probe.clone()), None));
+    let bench = Bench::new(Reserve::new("the store", Box::new(probe.clone()), None));
     assert!(matches!(bench.commit(put("a", "1")).await, Err(StorageError::Full)));
-    let bench = Bench::new(Reserve::new(Box::new(probe), Some(0)));
+    let bench = Bench::new(Reserve::new("the store", Box::new(probe), Some(0)));
     bench.steps.send(Step::Succeed).unwrap();
     bench.commit(put("a", "1")).await.unwrap();
 }

@@ -9,11 +9,8 @@ mod committer;
 mod data_dir;
 mod engine;
 mod error;
-mod free_space;
 mod limits;
 mod options;
-mod queue;
-mod readers;
 mod schema;
 mod store;
 
@@ -21,7 +18,6 @@ use std::sync::Arc;
 
 pub use data_dir::DataDir;
 pub use error::OpenError;
-pub use free_space::{FreeSpace, free_space};
 pub use options::{Kind, Options, UnknownKind};
 pub use schema::SCHEMA_VERSION;
 use waystation_core::storage::{Durability, Storage};

@@ -8,23 +8,22 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use waystation_committer::{Limit, Readers, Reserve, free_space};
 use waystation_core::storage::{
     Batch, BoxFuture, Durability, MAX_BATCH_BYTES, Row, ScanRange, Space, Storage, StorageError,
 };
 
-use crate::committer::{Committer, Reserve, Shared};
+use crate::committer::{Committer, Inbox, Outcome, Shared};
 use crate::engine::Engine;
 use crate::limits::{check_batch, check_key, check_range, check_space};
-use crate::queue::{Limit, Outcome, Queue};
-use crate::readers::Readers;
-use crate::{DataDir, OpenError, Options, free_space};
+use crate::{DataDir, OpenError, Options};
 
 /// What the store holds of commits that wait. A single batch always fits.
-const QUEUE_LIMIT: Limit = Limit { entries: 16_384, bytes: 2 * MAX_BATCH_BYTES };
+const WAITING: Limit = Limit { entries: 16_384, bytes: 2 * MAX_BATCH_BYTES };
 
 /// What is committed with one flush. Enough to amortise it, and small enough that the first
 /// of a group does not wait long for the last.
-const GROUP_LIMIT: Limit = Limit { entries: 4096, bytes: 8 * 1024 * 1024 };
+const GROUP: Limit = Limit { entries: 4096, bytes: 8 * 1024 * 1024 };
 
 /// Threads for long scans.
 const SCAN_THREADS: usize = 2;
@@ -55,16 +54,16 @@ impl<E: Engine> Store<E> {
     ) -> Result<Arc<Self>, OpenError> {
         let reserve = if E::ON_DISK {
             let path = data_dir.path().to_owned();
-            Reserve::new(Box::new(move || free_space(&path)), options.min_free_bytes)
+            Reserve::new("the store", Box::new(move || free_space(&path)), options.min_free_bytes)
         } else {
             Reserve::none()
         };
         let shared = Arc::new(Shared {
             engine: RwLock::new(Some(engine)),
-            queue: Arc::new(Queue::new(QUEUE_LIMIT, GROUP_LIMIT)),
+            inbox: Arc::new(Inbox::new(WAITING, GROUP)),
         });
         let threads = OpenError::io("start the threads for", data_dir.path());
-        let readers = Readers::start(SCAN_THREADS);
+        let readers = Readers::start("storage-scan", SCAN_THREADS);
         let (ended, closed) = oneshot::channel();
         let committer = Committer { shared: Arc::clone(&shared), reserve };
         let started = readers.and_then(|readers| {
@@ -109,7 +108,7 @@ impl<E: Engine> Storage for Store<E> {
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<(), StorageError>> {
-        let queued = check_batch(&batch).and_then(|bytes| self.shared.queue.push(batch, bytes));
+        let queued = check_batch(&batch).and_then(|bytes| self.shared.inbox.push(batch, bytes));
         match queued {
             Ok(commit) => Box::pin(commit),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -128,7 +127,7 @@ impl<E: Engine> Storage for Store<E> {
         Box::pin(async move {
             let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
             let closed = closed.ok_or(StorageError::Closed)?;
-            self.shared.queue.close();
+            self.shared.inbox.close();
             closed.await.unwrap_or(Err(StorageError::Closed))
         })
     }
@@ -138,7 +137,7 @@ impl<E: Engine> Drop for Store<E> {
     /// Waits until what was queued is committed and the engine is closed: only then may the
     /// folder's lock go.
     fn drop(&mut self) {
-        self.shared.queue.close();
+        self.shared.inbox.close();
         if let Some(committer) = self.committer.take()
             && committer.join().is_err()
         {

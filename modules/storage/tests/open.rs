@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use waystation_committer::block_on;
 use waystation_core::storage::{Batch, Durability, Space, Storage, StorageError};
 use waystation_storage::{DataDir, Kind, OpenError, Options, open};
 
@@ -50,16 +51,15 @@ fn a_folder_is_refused_to_another_engine() {
 #[test]
 fn memory_leaves_a_store_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let store = try_open(folder.path(), Kind::Fjall).unwrap();
-    runtime.block_on(store.commit(Batch::new().put(SPACE, "k", "v"))).unwrap();
+    block_on(store.commit(Batch::new().put(SPACE, "k", "v"))).unwrap();
     drop(store);
     let store = try_open(folder.path(), Kind::Memory).unwrap();
-    assert_eq!(runtime.block_on(store.get(SPACE, "k".into())).unwrap(), None);
-    runtime.block_on(store.commit(Batch::new().put(SPACE, "k", "other"))).unwrap();
+    assert_eq!(block_on(store.get(SPACE, "k".into())).unwrap(), None);
+    block_on(store.commit(Batch::new().put(SPACE, "k", "other"))).unwrap();
     drop(store);
     let store = try_open(folder.path(), Kind::Fjall).unwrap();
-    assert_eq!(runtime.block_on(store.get(SPACE, "k".into())).unwrap().unwrap(), "v");
+    assert_eq!(block_on(store.get(SPACE, "k".into())).unwrap().unwrap(), "v");
 }
 
 #[test]
@@ -74,7 +74,6 @@ fn durability_is_told_as_it_is() {
         (Kind::Sled, Memory, Memory),
         (Kind::Memory, Fsync, Memory),
     ];
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for (kind, asked, told) in cases {
         let folder = tempfile::tempdir().unwrap();
         let data_dir = DataDir::lock(folder.path()).unwrap();
@@ -82,11 +81,11 @@ fn durability_is_told_as_it_is() {
         assert_eq!(store.durability(), told, "{kind} asked for {asked:?}");
         assert_eq!(store.name(), kind.as_str());
         // Each of them survives an orderly end, memory excepted.
-        runtime.block_on(store.commit(Batch::new().put(SPACE, "k", "v"))).unwrap();
-        runtime.block_on(store.close()).unwrap();
+        block_on(store.commit(Batch::new().put(SPACE, "k", "v"))).unwrap();
+        block_on(store.close()).unwrap();
         drop(store);
         let store = open(&data_dir, &Options { durability: asked, ..options(kind) }).unwrap();
-        let kept = runtime.block_on(store.get(SPACE, "k".into())).unwrap();
+        let kept = block_on(store.get(SPACE, "k".into())).unwrap();
         assert_eq!(kept.is_some(), kind != Kind::Memory, "{kind} with {asked:?}");
     }
 }
@@ -156,12 +155,11 @@ fn a_dropped_store_has_written_what_was_queued() {
         let commits: Vec<_> =
             (0..100).map(|n| store.commit(Batch::new().put(SPACE, n.to_string(), "v"))).collect();
         drop(store);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for commit in commits {
-            runtime.block_on(commit).unwrap();
+            block_on(commit).unwrap();
         }
         let store = try_open(folder.path(), kind).unwrap();
-        let kept = runtime.block_on(store.get(SPACE, "99".into()));
+        let kept = block_on(store.get(SPACE, "99".into()));
         assert!(matches!(&kept, Ok(Some(value)) if value == "v"), "{kept:?}");
         assert!(!matches!(kept, Err(StorageError::Closed)));
     }

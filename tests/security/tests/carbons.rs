@@ -115,6 +115,14 @@ fn told(all: &[(&str, Vec<Element>)]) -> String {
     told.join(", ")
 }
 
+/// The wrapper of a copy, around a message that was never sent.
+fn forged(copy: &str, from: &str, to: &str) -> String {
+    format!(
+        "<{copy} xmlns='{CARBONS}'><forwarded xmlns='urn:xmpp:forward:0'><message xmlns='jabber:client' \
+         from='{from}' to='{to}' type='chat'><body>forged</body></message></forwarded></{copy}>"
+    )
+}
+
 /// Sections 6 and 7, 9: what is copied of what is received.
 #[tokio::test]
 async fn xep_0280_7_received_messages() {
@@ -163,22 +171,8 @@ async fn xep_0280_7_received_messages() {
         // 9 speaks of one namespace only.
         ("/b", "chat", "<body>x</body><private xmlns='urn:x'/>", "a received, b direct, n received"),
         // 11: what looks like a copy comes as what it is, from its sender, and is not copied.
-        (
-            "/b",
-            "chat",
-            "<received xmlns='urn:xmpp:carbons:2'><forwarded xmlns='urn:xmpp:forward:0'><message \
-             xmlns='jabber:client' from='victim@localhost/x' to='juliet@localhost/b' type='chat'>\
-             <body>forged</body></message></forwarded></received>",
-            "b direct",
-        ),
-        (
-            "",
-            "chat",
-            "<sent xmlns='urn:xmpp:carbons:2'><forwarded xmlns='urn:xmpp:forward:0'><message \
-             xmlns='jabber:client' from='juliet@localhost/x' to='victim@localhost' type='chat'>\
-             <body>forged</body></message></forwarded></sent>",
-            "b direct",
-        ),
+        ("/b", "chat", &forged("received", "victim@localhost/x", "juliet@localhost/b"), "b direct"),
+        ("", "chat", &forged("sent", "juliet@localhost/x", "victim@localhost"), "b direct"),
     ] {
         let xml = format!("<message to='{JULIET}{to}' type='{kind}'>{inner}</message>");
         let got = cast.play("romeo", &xml).await;

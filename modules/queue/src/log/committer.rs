@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
+use waystation_committer::{Reserve, Work};
 use waystation_core::queue::{Batch, LeaseId, QueueError, QueueName, RecordId, Settle, Verdict};
 use waystation_core::storage::Durability;
 
@@ -22,12 +23,11 @@ use crate::fs::{FileSystem, Lock};
 use crate::log::checkpoint::millis;
 use crate::log::find::resolve;
 use crate::log::frame::{Change, Control, Encoder, Stamp};
-use crate::log::inbox::{Entry, Inbox, Job, Outcome, Work};
 use crate::log::index::{LogFile, Miss, PageError, Pages, SegmentFiles, Slot};
+use crate::log::job::{Entry, Inbox, Job, Outcome};
 use crate::log::keep::KeepError;
 use crate::log::keeper::Keeper;
 use crate::log::recover::now_ms;
-use crate::log::reserve::Reserve;
 use crate::log::segment::{self, WriteFailure, Writer};
 use crate::log::state::{Place, State};
 
@@ -162,7 +162,7 @@ impl Committer {
     /// Commits a group and answers its callers.
     fn commit(&mut self, group: Vec<Entry>) -> Result<(), String> {
         let weight: usize = group.iter().map(|entry| entry.bytes).sum();
-        let mut full = self.reserve.is_low(&*self.fs, &self.folder);
+        let mut full = self.reserve.is_low();
         // The last part of a segment is kept for batches that set records free, for when there is
         // no room for another segment.
         let limit = self.writer.capacity - self.writer.capacity / 16;
@@ -186,8 +186,7 @@ impl Committer {
                             Step::Refused(error) => error,
                             _ => QueueError::Full,
                         };
-                        // A caller that no longer waits needs no answer.
-                        let _ = entry.reply.send(Err(answer));
+                        entry.answer(Err(answer));
                     }
                     return Ok(());
                 }
@@ -201,7 +200,7 @@ impl Committer {
         }
         let answers = self.apply(&group, plan);
         for (entry, answer) in group.into_iter().zip(answers) {
-            let _ = entry.reply.send(answer);
+            entry.answer(answer);
         }
         match self.tidy(full) {
             Ok(()) | Err(KeepError::Full) => Ok(()),
@@ -214,7 +213,7 @@ impl Committer {
         // First, so that a caller who hears of the failure finds the queue closed.
         self.shared.inbox.fail();
         for entry in group {
-            let _ = entry.reply.send(Err(QueueError::Io(error.clone())));
+            entry.answer(Err(QueueError::Io(error.clone())));
         }
         error
     }

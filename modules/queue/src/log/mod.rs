@@ -33,15 +33,14 @@ pub(crate) mod committer;
 mod compact;
 pub(crate) mod find;
 pub(crate) mod frame;
-pub(crate) mod inbox;
 pub(crate) mod index;
+pub(crate) mod job;
 pub(crate) mod keep;
 pub(crate) mod keeper;
 pub(crate) mod marks;
 pub(crate) mod queue;
 pub(crate) mod read;
 pub(crate) mod recover;
-pub(crate) mod reserve;
 pub(crate) mod scan;
 pub(crate) mod segment;
 pub(crate) mod snapshot;
@@ -54,6 +53,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
+use waystation_committer::{Limit, Readers, Reserve};
 use waystation_core::queue::{
     Batch, Capabilities, LeaseId, Leased, MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_QUEUE_NAME, Parked,
     QueueBackend, QueueError, QueueName, QueueStats, Record, RecordId, Verdict,
@@ -64,13 +64,11 @@ use crate::error::OpenError;
 use crate::fs::FileSystem;
 use crate::log::committer::{Committer, Shared};
 use crate::log::find::Scan;
-use crate::log::inbox::{Commit, Inbox, Job, Limit};
 use crate::log::index::Pages;
+use crate::log::job::{Commit, Inbox, Job};
 use crate::log::keeper::Keeper;
 use crate::log::queue::Queue;
-use crate::log::reserve::Reserve;
 use crate::options::{MAX_SEGMENT, MIN_SEGMENT};
-use crate::readers::Readers;
 use crate::{Options, check};
 
 /// Name of the file that is locked.
@@ -131,11 +129,15 @@ impl Log {
             inbox,
             closed: AtomicBool::new(false),
         });
+        let probe = {
+            let (fs, folder) = (Arc::clone(&fs), folder.to_owned());
+            Box::new(move || fs.free_space(&folder))
+        };
         let mut committer = Committer {
             shared: Arc::clone(&shared),
             fs,
             folder: folder.to_owned(),
-            reserve: Reserve::new(options.min_free_bytes),
+            reserve: Reserve::new("the queue", probe, options.min_free_bytes),
             options,
             writer: opened.writer,
             encoder: frame::Encoder::default(),
@@ -151,7 +153,7 @@ impl Log {
             _lock: lock,
         };
         let (answer, ended) = oneshot::channel();
-        let started = Readers::start(READERS).and_then(|readers| {
+        let started = Readers::start("queue-read", READERS).and_then(|readers| {
             let fs = Arc::clone(&committer.fs);
             committer.keeper = Some(Keeper::start(fs, folder.to_owned(), Arc::clone(&shared))?);
             let builder = std::thread::Builder::new().name("queue-commit".to_owned());

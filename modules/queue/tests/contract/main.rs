@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use smallvec::smallvec;
-use support::{Backend, ack, all, block_on, mark, name, payload, records, settle, texts};
+use support::{Backend, ack, all, mark, name, payload, records, settle, texts};
+use waystation_committer::block_on;
 use waystation_core::queue::{
     Append, Batch, LeaseId, MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_PAYLOAD, MAX_QUEUE_NAME, MAX_QUEUES,
     QueueBackend, QueueError, QueueStats, RecordId, Settle, Verdict,

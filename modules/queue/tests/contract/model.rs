@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use waystation_committer::block_on;
 use waystation_core::queue::{
     Append, Batch, LeaseId, Mark, QueueBackend, QueueError, QueueStats, RecordId, Settle, Verdict,
 };
 use waystation_queue::Kind;
 
-use crate::support::{Backend, block_on, name, payload};
+use crate::support::{Backend, name, payload};
 
 const QUEUES: [&str; 3] = ["a/juliet", "a/romeo", "b"];
 /// Longer than any test: what waits or is leased so long stays so.

@@ -1,10 +1,7 @@
-//! What the tests of the contract share: a back-end in a temporary folder, and a bare executor.
+//! What the tests of the contract share: a back-end in a temporary folder, and short ways to say
+//! what goes in and to see what is there.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 
 use bytes::Bytes;
 use smallvec::smallvec;
@@ -49,27 +46,6 @@ impl Backend {
         queue.close().await.expect("the queue closes");
         drop(queue);
         self.open()
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Runs a future on this thread, without any runtime.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
-        }
     }
 }
 

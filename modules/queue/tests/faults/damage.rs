@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use waystation_committer::block_on;
 use waystation_core::queue::{QueueBackend, QueueError, RecordId, Verdict};
 use waystation_core::storage::Durability;
 use waystation_queue::{OpenError, RepairReport, repair_on};
 
 use crate::open_sim;
 use crate::sim::{Image, Sim};
-use crate::support::{ack, all, block_on, mark, name, records, settle, texts};
+use crate::support::{ack, all, mark, name, records, settle, texts};
 
 const FIRST: &str = "0000000001-0000.log";
 

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::smallvec;
+use waystation_committer::block_on;
 use waystation_core::queue::{
     Append, Batch, Mark, QueueBackend, QueueError, QueueName, RecordId, Settle, Verdict,
 };
-
-use crate::support::block_on;
 
 pub(crate) const QUEUES: [&str; 2] = ["a/juliet@example.org", "a/romeo@example.org"];
 

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use waystation_committer::block_on;
 use waystation_core::queue::RecordId;
 use waystation_core::storage::Durability;
 use waystation_queue::{Options, open};
 
 use crate::Dice;
-use crate::support::{ack, all, block_on, records};
+use crate::support::{ack, all, records};
 
 const FOLDER: &str = "WAYSTATION_QUEUE_KILL_FOLDER";
 /// Records that are pending between two batches.

@@ -18,11 +18,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use history::History;
 use sim::{Disk, Image, Mode, Op, Pace, Sim};
+use waystation_committer::block_on;
 use waystation_core::queue::{Batch, QueueBackend, QueueError, RecordId, Verdict};
 use waystation_core::storage::Durability;
 use waystation_queue::{MIN_SEGMENT, OpenError, Options, open_on};
-
-use crate::support::block_on;
 
 /// Steps of the script: enough for several segments, removals and a compaction.
 const STEPS: usize = 48;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use support::{Backend, block_on};
+use support::Backend;
+use waystation_committer::block_on;
 use waystation_core::storage::{
     Batch, MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_KEY, MAX_VALUE, ScanRange, Space, Storage, StorageError,
 };

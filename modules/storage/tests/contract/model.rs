@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use waystation_committer::block_on;
 use waystation_core::storage::{Batch, Expect, Op, ScanRange, Space, Storage, StorageError};
 use waystation_storage::Kind;
 
-use crate::support::{Backend, block_on};
+use crate::support::Backend;
 
 const SPACES: [Space; 2] = [Space("rows"), Space("rows_too")];
 

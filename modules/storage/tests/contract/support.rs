@@ -1,11 +1,7 @@
-//! What the tests of the store share: a back-end in a temporary folder, and a bare executor.
+//! What the tests of the store share: a back-end in a temporary folder.
 
-use std::future::Future;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 
 use tempfile::TempDir;
 use waystation_core::storage::Storage;
@@ -58,26 +54,5 @@ impl Backend {
         store.close().await.expect("the store closes");
         drop(store);
         self.open()
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Runs a future on this thread, without any runtime.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
-        }
     }
 }

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use waystation_committer::block_on;
 use waystation_core::storage::{Batch, ScanRange, Space, Storage, StorageError};
 
 const HEADS: Space = Space("heads");
@@ -83,11 +84,6 @@ fn batch(plan: Plan, writer: u64, n: u64) -> Batch {
         }
     }
     batch
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(future)
 }
 
 async fn head(store: &Arc<dyn Storage>, writer: u64) -> Result<u64, String> {
