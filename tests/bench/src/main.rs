@@ -9,6 +9,7 @@ use waystation_harness::process::pin_to_core;
 
 mod histogram;
 mod idle;
+mod load;
 mod logins;
 mod meter;
 mod pairs;

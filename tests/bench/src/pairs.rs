@@ -6,8 +6,7 @@
 //! The body begins with the time of sending; its place is found by one search
 //! for the end tag and one for the body, not by parsing.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use waystation_harness::Endpoint;
 use waystation_harness::wire::Wire;
 
 use crate::Failure;
-use crate::histogram::Histogram;
+use crate::load::{Ground, until_measured};
 use crate::meter::{Cost, Meter};
 use crate::sessions::{self, Access};
 
@@ -68,9 +67,7 @@ pub(crate) struct Outcome {
 }
 
 struct Shared {
-    epoch: Instant,
-    scratch: RefCell<Vec<u8>>,
-    latencies: RefCell<Histogram>,
+    ground: Ground,
     sent: Cell<u64>,
     received: Cell<u64>,
     stopping: Cell<bool>,
@@ -82,7 +79,7 @@ struct Shared {
 
 /// Runs the load against the server with this process id.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
-    let mut clients = sessions::open(at, access, shape.pairs * 2).await?;
+    let mut clients = sessions::open(at, access, 0..shape.pairs * 2).await?;
     if shape.managed {
         // Before the first message, for both sides count from here on.
         for client in &mut clients {
@@ -93,9 +90,7 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
     let jids: Vec<String> =
         clients.iter().map(|c| if shape.to_full { c.jid() } else { c.bare() }.to_owned()).collect();
     let shared = Rc::new(Shared {
-        epoch: Instant::now(),
-        scratch: RefCell::new(vec![0; 256 * 1024]),
-        latencies: RefCell::default(),
+        ground: Ground::new(256 * 1024),
         sent: Cell::new(0),
         received: Cell::new(0),
         stopping: Cell::new(false),
@@ -123,33 +118,20 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
         tokio::time::sleep(Duration::from_secs_f64(shape.warm_up)).await;
         let meter = Meter::start(pid)?;
         let before = shared.received.get();
-        shared.latencies.take();
+        shared.ground.take_latencies();
         tokio::time::sleep(Duration::from_secs_f64(shape.seconds)).await;
         let cost = meter.cost()?;
         let delivered = shared.received.get() - before;
-        let latencies = shared.latencies.take();
+        let latencies = shared.ground.take_latencies();
         shared.stopping.set(true);
         let end = Instant::now() + DRAIN;
         while shared.received.get() < shared.sent.get() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let millis = |p| latencies.percentile(p).as_secs_f64() * 1e3;
         let lost = shared.sent.get() - shared.received.get();
-        Ok(Outcome { delivered, lost, p50_ms: millis(0.5), p99_ms: millis(0.99), cost })
+        Ok(Outcome { delivered, lost, p50_ms: latencies.p50_ms, p99_ms: latencies.p99_ms, cost })
     };
-    // A user's task ends only by a failure: whichever comes first decides.
-    tasks
-        .run_until(async {
-            tokio::select! {
-                outcome = measured => outcome,
-                Some(ended) = users.join_next() => match ended {
-                    Ok(Err(e)) => Err(e.into()),
-                    Ok(Ok(())) => Err(Failure::Load("the server closed a session".into())),
-                    Err(e) => Err(Failure::task(e)),
-                },
-            }
-        })
-        .await
+    until_measured(tasks, users, measured).await
 }
 
 /// A message with a gap for the time stamp.
@@ -197,9 +179,7 @@ impl User {
                 self.wire.write_all(&outbox).await?;
                 outbox.clear();
             }
-            let n =
-                poll_fn(|cx| self.wire.poll_read(cx, &mut shared.scratch.borrow_mut(), &mut inbox)).await?;
-            if n == 0 {
+            if shared.ground.fill(&mut self.wire, &mut inbox).await? == 0 {
                 return Ok(());
             }
             let asked = self.managed && shared.is_asked(&mut inbox);
@@ -217,7 +197,7 @@ impl User {
     }
 
     fn fill(&mut self, outbox: &mut Vec<u8>, count: usize) {
-        let stamp = to_hex(self.shared.now());
+        let stamp = to_hex(self.shared.ground.now());
         for _ in 0..count {
             self.template.append(outbox, stamp);
         }
@@ -231,10 +211,6 @@ impl User {
 }
 
 impl Shared {
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
     /// Whether the server asks for an acknowledgement; what asks is removed.
     fn is_asked(&self, inbox: &mut Vec<u8>) -> bool {
         let mut asked = false;
@@ -269,15 +245,14 @@ impl Shared {
 
     /// Counts the whole messages in `inbox` with their latencies and removes them.
     fn take_messages(&self, inbox: &mut Vec<u8>) -> usize {
-        let now = self.now();
-        let mut latencies = self.latencies.borrow_mut();
+        let now = self.ground.now();
         let mut rest = inbox.as_slice();
         let mut count = 0;
         while let Some(end) = self.end_of_message.find(rest) {
             let message = &rest[..end];
             let body = self.start_of_body.find(message).map(|at| &message[at + b"<body>".len()..]);
             if let Some(sent) = body.and_then(from_hex) {
-                latencies.record(now.saturating_sub(sent));
+                self.ground.record(sent, now);
                 count += 1;
             }
             rest = &rest[end + b"</message>".len()..];
