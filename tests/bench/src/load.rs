@@ -35,11 +35,7 @@ pub(crate) struct Latencies {
 impl Ground {
     /// Starts the clock; a single read takes up to `chunk` bytes.
     pub(crate) fn new(chunk: usize) -> Self {
-        Self {
-            epoch: Instant::now(),
-            scratch: RefCell::new(vec![0; chunk]),
-            latencies: RefCell::default(),
-        }
+        Self { epoch: Instant::now(), scratch: RefCell::new(vec![0; chunk]), latencies: RefCell::default() }
     }
 
     /// Nanoseconds since the start.

@@ -7,6 +7,7 @@
 use clap::{Parser, Subcommand};
 use waystation_harness::process::pin_to_core;
 
+mod figures;
 mod histogram;
 mod idle;
 mod load;
@@ -16,7 +17,9 @@ mod pairs;
 mod presence;
 mod report;
 mod sessions;
+mod subjects;
 mod suite;
+mod workloads;
 
 /// The core that servers are kept on.
 const SERVER_CORE: usize = 0;

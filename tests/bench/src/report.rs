@@ -8,48 +8,8 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::Failure;
-use crate::suite::{Outcome, Run};
-
-/// One figure of an outcome.
-struct Figure {
-    name: &'static str,
-    value: f64,
-    /// Whether more is better; decides what a ratio of two servers means.
-    more_is_better: bool,
-    /// Whether the ratio to the peers is worth a column.
-    compare: bool,
-}
-
-fn figures(outcome: &Outcome) -> Vec<Figure> {
-    let up = |name, value, compare| Figure { name, value, more_is_better: true, compare };
-    let down = |name, value, compare| Figure { name, value, more_is_better: false, compare };
-    match outcome {
-        Outcome::Pairs(o) => vec![
-            up("messages per CPU second", o.cost.per_cpu_second(o.delivered), true),
-            up("messages per second", o.cost.per_second(o.delivered), true),
-            down("p50, ms", o.p50_ms, true),
-            down("p99, ms", o.p99_ms, true),
-            down("generator, µs of CPU per message", o.cost.generator_micros(o.delivered), false),
-            down("messages lost", crate::meter::as_f64(o.lost), false),
-        ],
-        Outcome::Logins(o) => vec![
-            up("logins per CPU second", o.cost.per_cpu_second(o.logins), true),
-            up("logins per second", o.cost.per_second(o.logins), true),
-            down("generator, µs of CPU per login", o.cost.generator_micros(o.logins), false),
-        ],
-        Outcome::Presence(o) => vec![
-            up("copies per CPU second", o.cost.per_cpu_second(o.copies), true),
-            up("copies per second", o.cost.per_second(o.copies), true),
-            down("p50, ms", o.p50_ms, true),
-            down("p99, ms", o.p99_ms, true),
-            down("generator, µs of CPU per copy", o.cost.generator_micros(o.copies), false),
-        ],
-        Outcome::Idle(o) => vec![
-            down("resident KB per session", o.rss_per_session / 1024.0, true),
-            down("proportional KB per session", o.pss_per_session / 1024.0, false),
-        ],
-    }
-}
+use crate::figures::{Figure, bound_by_generator, figures};
+use crate::suite::{Omission, Run};
 
 /// A run in one line, for the terminal.
 pub(crate) fn line(run: &Run) -> String {
@@ -57,34 +17,35 @@ pub(crate) fn line(run: &Run) -> String {
     for figure in figures(&run.outcome) {
         let _infallible = write!(text, "  {} {}", short(figure.value), figure.name);
     }
-    if bound_by_generator(run) {
+    if bound_by_generator(&run.outcome) {
         text.push_str("  (limited by the generator)");
     }
     text
 }
 
-fn bound_by_generator(run: &Run) -> bool {
-    match &run.outcome {
-        Outcome::Pairs(o) => o.cost.generator_bound(),
-        Outcome::Logins(o) => o.cost.generator_bound(),
-        Outcome::Presence(o) => o.cost.generator_bound(),
-        Outcome::Idle(_) => false,
-    }
-}
-
 /// Writes `report.json` and `report.md` into `folder`, and the Markdown to standard output.
-pub(crate) fn write(folder: &Path, servers: &[(&'static str, String)], runs: &[Run]) -> Result<(), Failure> {
+pub(crate) fn write(
+    folder: &Path,
+    servers: &[(&'static str, String)],
+    runs: &[Run],
+    omissions: &[Omission],
+) -> Result<(), Failure> {
     fs::create_dir_all(folder)?;
     let machine = machine();
-    let json = json!({ "machine": machine, "servers": servers, "runs": runs });
+    let json = json!({ "machine": machine, "servers": servers, "runs": runs, "omitted": omissions });
     fs::write(folder.join("report.json"), serde_json::to_string_pretty(&json)? + "\n")?;
-    let markdown = markdown(&machine, servers, runs);
+    let markdown = markdown(&machine, servers, runs, omissions);
     fs::write(folder.join("report.md"), &markdown)?;
     std::io::stdout().write_all(markdown.as_bytes())?;
     Ok(())
 }
 
-fn markdown(machine: &str, servers: &[(&'static str, String)], runs: &[Run]) -> String {
+fn markdown(
+    machine: &str,
+    servers: &[(&'static str, String)],
+    runs: &[Run],
+    omissions: &[Omission],
+) -> String {
     let rounds = runs.iter().map(|r| r.round + 1).max().unwrap_or(0);
     let mut text = format!(
         "# Load, measured side by side\n\nMachine: {machine}. The server has core 0 to itself, the generator core 1. \
@@ -106,18 +67,21 @@ fn markdown(machine: &str, servers: &[(&'static str, String)], runs: &[Run]) -> 
     text.push_str("\n|---|---|");
     text.push_str(&"---|".repeat(servers.len() + comparisons.len()));
     text.push('\n');
-    let mut names: Vec<&'static str> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
     for run in runs {
-        if !names.contains(&run.workload) {
-            names.push(run.workload);
+        if !names.contains(&run.workload.as_str()) {
+            names.push(&run.workload);
         }
     }
     for workload in names {
         rows(&mut text, workload, servers, runs, &comparisons);
     }
-    for run in runs.iter().filter(|r| bound_by_generator(r)) {
+    for run in runs.iter().filter(|r| bound_by_generator(&r.outcome)) {
         let _infallible =
             write!(text, "\n{} {} #{}: limited by the generator.", run.server, run.workload, run.round + 1);
+    }
+    for Omission { server, workload, reason } in omissions {
+        let _infallible = write!(text, "\n{server} {workload}: not measured; {reason}.");
     }
     text
 }
