@@ -7,6 +7,9 @@
 use crate::meter::{Cost, as_f64};
 use crate::suite::Outcome;
 
+/// What the generator spent per message.
+const GENERATOR: &str = "generator, µs of CPU per message";
+
 /// One figure of an outcome.
 pub(crate) struct Figure {
     /// Its name with its unit.
@@ -25,13 +28,13 @@ pub(crate) fn figures(outcome: &Outcome) -> Vec<Figure> {
     let down = |name, value, compare| Figure { name, value, more_is_better: false, compare };
     match outcome {
         Outcome::Pairs(o) => {
-            let (cost, count) = (&o.cost, o.delivered);
+            let (cost, count) = (&o.stretch.cost, o.stretch.delivered);
             vec![
                 up("messages per CPU second", cost.per_cpu_second(count), true),
                 up("messages per second", cost.per_second(count), true),
-                down("p50, ms", o.p50_ms, true),
-                down("p99, ms", o.p99_ms, true),
-                down("generator, µs of CPU per message", cost.generator_micros(count), false),
+                down("p50, ms", o.stretch.p50_ms, true),
+                down("p99, ms", o.stretch.p99_ms, true),
+                down(GENERATOR, cost.generator_micros(count), false),
                 down("messages lost", as_f64(o.lost), false),
             ]
         }
@@ -51,15 +54,30 @@ pub(crate) fn figures(outcome: &Outcome) -> Vec<Figure> {
             down("resident KB per session", o.rss_per_session / 1024.0, true),
             down("proportional KB per session", o.pss_per_session / 1024.0, false),
         ],
+        Outcome::Growth(o) => {
+            let many = &o.many.stretch;
+            vec![
+                down("µs of CPU per message with the larger number", o.many.server_micros(), true),
+                down("µs of CPU per message with the smaller number", o.few.server_micros(), true),
+                down("larger to smaller", o.ratio(), false),
+                down("the larger number", as_f64(o.many.size), false),
+                down("the smaller number", as_f64(o.few.size), false),
+                up("messages per second with the larger number", many.cost.per_second(many.delivered), false),
+                down("p99 with the larger number, ms", many.p99_ms, false),
+                down(GENERATOR, many.cost.generator_micros(many.delivered), false),
+                down("messages lost", as_f64(o.lost), false),
+            ]
+        }
     }
 }
 
 /// Whether the generator, not the server, was the limit.
 pub(crate) fn bound_by_generator(outcome: &Outcome) -> bool {
     let cost: &Cost = match outcome {
-        Outcome::Pairs(o) => &o.cost,
+        Outcome::Pairs(o) => &o.stretch.cost,
         Outcome::Logins(o) => &o.cost,
         Outcome::Presence(o) => &o.cost,
+        Outcome::Growth(o) => &o.many.stretch.cost,
         Outcome::Idle(_) => return false,
     };
     cost.generator_bound()

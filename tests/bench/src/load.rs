@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::{JoinSet, LocalSet};
 use waystation_harness::wire::Wire;
@@ -46,6 +46,17 @@ impl Ground {
     /// Appends what has arrived to `inbox` and returns how many bytes that were; 0 is the end.
     pub(crate) async fn fill(&self, wire: &mut Wire, inbox: &mut Vec<u8>) -> io::Result<usize> {
         poll_fn(|cx| wire.poll_read(cx, &mut self.scratch.borrow_mut(), inbox)).await
+    }
+
+    /// As [`Ground::fill`], up to a moment of this clock; `None` when it came first.
+    pub(crate) async fn fill_before(
+        &self,
+        due: u64,
+        wire: &mut Wire,
+        inbox: &mut Vec<u8>,
+    ) -> io::Result<Option<usize>> {
+        let due = tokio::time::Instant::from_std(self.epoch + Duration::from_nanos(due));
+        tokio::time::timeout_at(due, self.fill(wire, inbox)).await.ok().transpose()
     }
 
     /// Counts something sent at `sent` that is there at `now`.

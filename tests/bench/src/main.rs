@@ -8,11 +8,13 @@ use clap::{Parser, Subcommand};
 use waystation_harness::process::pin_to_core;
 
 mod figures;
+mod growth;
 mod histogram;
 mod idle;
 mod load;
 mod logins;
 mod meter;
+mod pace;
 mod pairs;
 mod presence;
 mod report;

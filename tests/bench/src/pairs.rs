@@ -19,7 +19,8 @@ use waystation_harness::wire::Wire;
 
 use crate::Failure;
 use crate::load::{Ground, until_measured};
-use crate::meter::{Cost, Meter};
+use crate::meter::{Cost, Meter, as_f64};
+use crate::pace::Pace;
 use crate::sessions::{self, Access};
 
 /// Hexadecimal digits of the time stamp at the start of every body.
@@ -51,13 +52,11 @@ pub(crate) struct Shape {
     pub(crate) seconds: f64,
 }
 
-/// What came out.
+/// A measured stretch of the load.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct Stretch {
     /// Messages delivered while measuring.
     pub(crate) delivered: u64,
-    /// Messages that were sent and never arrived.
-    pub(crate) lost: u64,
     /// The time of the faster half, in milliseconds.
     pub(crate) p50_ms: f64,
     /// The time that 99 of 100 stay below, in milliseconds.
@@ -66,10 +65,29 @@ pub(crate) struct Outcome {
     pub(crate) cost: Cost,
 }
 
+/// What came out.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Outcome {
+    /// The figures.
+    #[serde(flatten)]
+    pub(crate) stretch: Stretch,
+    /// Messages that were sent and never arrived.
+    pub(crate) lost: u64,
+}
+
+/// The load while it runs, for who decides how long it does and at which rate.
+pub(crate) struct Game {
+    pid: u32,
+    shape: Shape,
+    shared: Rc<Shared>,
+}
+
 struct Shared {
     ground: Ground,
     sent: Cell<u64>,
     received: Cell<u64>,
+    /// Nanoseconds from one message of a user to its next; none means at once.
+    interval: Cell<Option<u64>>,
     stopping: Cell<bool>,
     end_of_iq: Finder<'static>,
     end_of_message: Finder<'static>,
@@ -79,12 +97,26 @@ struct Shared {
 
 /// Runs the load against the server with this process id.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
+    play(at, pid, access, shape, async |game: &Game| {
+        let stretch = game.measure().await?;
+        Ok(Outcome { stretch, lost: game.stop().await })
+    })
+    .await
+}
+
+/// Logs the users in and lets them talk for as long as `body` takes.
+pub(crate) async fn play<T>(
+    at: &Endpoint,
+    pid: u32,
+    access: Access,
+    shape: Shape,
+    body: impl AsyncFnOnce(&Game) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let mut clients = sessions::open(at, access, 0..shape.pairs * 2).await?;
     if shape.managed {
         // Before the first message, for both sides count from here on.
         for client in &mut clients {
-            client.send("<enable xmlns='urn:xmpp:sm:3'/>").await?;
-            while client.raw().next_element("<enabled/>").await?.local() != "enabled" {}
+            sessions::manage(client).await?;
         }
     }
     let jids: Vec<String> =
@@ -93,12 +125,14 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
         ground: Ground::new(256 * 1024),
         sent: Cell::new(0),
         received: Cell::new(0),
+        interval: Cell::new(None),
         stopping: Cell::new(false),
         end_of_iq: Finder::new(b"</iq>"),
         end_of_message: Finder::new(b"</message>"),
         request: Finder::new(b"<r xmlns="),
         start_of_body: Finder::new(b"<body>"),
     });
+    let game = Game { pid, shape, shared: Rc::clone(&shared) };
     let tasks = LocalSet::new();
     let mut users = JoinSet::new();
     for (n, client) in clients.into_iter().enumerate() {
@@ -106,6 +140,7 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
             wire: client.into_wire(),
             template: Template::new(&jids[n ^ 1], shape.body),
             shared: Rc::clone(&shared),
+            pace: Pace::new(n, jids.len()),
             managed: shape.managed,
             unasked: 0,
             handled: 0,
@@ -114,24 +149,44 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
         let first = if n % 2 == 0 { shape.window } else { 0 };
         users.spawn_local_on(user.run(first), &tasks);
     }
-    let measured = async {
-        tokio::time::sleep(Duration::from_secs_f64(shape.warm_up)).await;
-        let meter = Meter::start(pid)?;
+    until_measured(tasks, users, body(&game)).await
+}
+
+impl Game {
+    /// Measures as long as the shape says, after its warm-up.
+    pub(crate) async fn measure(&self) -> Result<Stretch, Failure> {
+        let shared = &self.shared;
+        tokio::time::sleep(Duration::from_secs_f64(self.shape.warm_up)).await;
+        let meter = Meter::start(self.pid)?;
         let before = shared.received.get();
         shared.ground.take_latencies();
-        tokio::time::sleep(Duration::from_secs_f64(shape.seconds)).await;
+        tokio::time::sleep(Duration::from_secs_f64(self.shape.seconds)).await;
         let cost = meter.cost()?;
         let delivered = shared.received.get() - before;
         let latencies = shared.ground.take_latencies();
+        Ok(Stretch { delivered, p50_ms: latencies.p50_ms, p99_ms: latencies.p99_ms, cost })
+    }
+
+    /// Lets no message be sent any more, waits for those on their way, and counts those that did not come.
+    pub(crate) async fn stop(&self) -> u64 {
+        let shared = &self.shared;
         shared.stopping.set(true);
         let end = Instant::now() + DRAIN;
         while shared.received.get() < shared.sent.get() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let lost = shared.sent.get() - shared.received.get();
-        Ok(Outcome { delivered, lost, p50_ms: latencies.p50_ms, p99_ms: latencies.p99_ms, cost })
-    };
-    until_measured(tasks, users, measured).await
+        shared.sent.get() - shared.received.get()
+    }
+
+    /// From now on all users together send so many messages a second, or as many as are answered.
+    pub(crate) fn set_rate(&self, rate: Option<f64>) {
+        let users = as_f64(self.shape.pairs as u64 * 2);
+        self.shared.interval.set(rate.map(|rate| nanos(users / rate)));
+    }
+}
+
+fn nanos(seconds: f64) -> u64 {
+    u64::try_from(Duration::from_secs_f64(seconds).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A message with a gap for the time stamp.
@@ -160,6 +215,7 @@ struct User {
     wire: Wire,
     template: Template,
     shared: Rc<Shared>,
+    pace: Pace,
     managed: bool,
     /// Messages since the last request for an acknowledgement.
     unasked: usize,
@@ -173,13 +229,21 @@ impl User {
         let shared = Rc::clone(&self.shared);
         let mut inbox = Vec::new();
         let mut outbox = Vec::new();
-        self.fill(&mut outbox, first);
+        self.pace.owe(first);
         loop {
+            self.send_due(&mut outbox);
             if !outbox.is_empty() {
                 self.wire.write_all(&outbox).await?;
                 outbox.clear();
             }
-            if shared.ground.fill(&mut self.wire, &mut inbox).await? == 0 {
+            let read = match self.pace.due() {
+                None => shared.ground.fill(&mut self.wire, &mut inbox).await?,
+                Some(due) => match shared.ground.fill_before(due, &mut self.wire, &mut inbox).await? {
+                    Some(read) => read,
+                    None => continue,
+                },
+            };
+            if read == 0 {
                 return Ok(());
             }
             let asked = self.managed && shared.is_asked(&mut inbox);
@@ -190,9 +254,15 @@ impl User {
                 let ack = format!("<a xmlns='urn:xmpp:sm:3' h='{}'/>", self.handled);
                 outbox.extend_from_slice(ack.as_bytes());
             }
-            if !shared.stopping.get() {
-                self.fill(&mut outbox, arrived);
-            }
+            self.pace.owe(arrived);
+        }
+    }
+
+    /// Sends what is owed and may go now; nothing once the load stops.
+    fn send_due(&mut self, outbox: &mut Vec<u8>) {
+        let count = self.pace.take(self.shared.ground.now(), self.shared.interval.get());
+        if count > 0 && !self.shared.stopping.get() {
+            self.fill(outbox, count);
         }
     }
 

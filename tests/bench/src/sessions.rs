@@ -33,6 +33,13 @@ pub(crate) fn account(n: usize) -> Account {
     Account::new(&format!("u{n}"))
 }
 
+/// Switches stream management (XEP-0198) on; both sides count from here on.
+pub(crate) async fn manage(client: &mut Client) -> Result<(), Failure> {
+    client.send("<enable xmlns='urn:xmpp:sm:3'/>").await?;
+    while client.raw().next_element("<enabled/>").await?.local() != "enabled" {}
+    Ok(())
+}
+
 /// Logs these users in, each one available, in the order of their numbers.
 pub(crate) async fn open(at: &Endpoint, access: Access, users: Range<usize>) -> Result<Vec<Client>, Failure> {
     let Range { start, end } = users.clone();

@@ -13,7 +13,7 @@ use waystation_harness::{Config, Mechanism, Server};
 use crate::sessions::{Access, account};
 use crate::subjects::Subject;
 use crate::workloads::{self, Load, Workload};
-use crate::{Failure, SERVER_CORE, idle, logins, pairs, presence, report};
+use crate::{Failure, SERVER_CORE, growth, idle, logins, pairs, presence, report};
 
 /// What to run, and how long.
 #[derive(Debug, Clone, Args)]
@@ -39,6 +39,15 @@ pub(crate) struct Options {
     /// The most idle sessions that the peers are given.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) peer_sessions: usize,
+    /// Messages a second in the workloads that grow: what all servers manage.
+    #[arg(long, default_value_t = 2_000.0)]
+    pub(crate) rate: f64,
+    /// The idle sessions that growth-sessions begins with.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) grow_from: usize,
+    /// The idle sessions that growth-sessions ends with; the peers get --peer-sessions at most.
+    #[arg(long, default_value_t = 18_000)]
+    pub(crate) grow_to: usize,
     /// Further `--set` keys for Waystation: KEY=TOML.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
@@ -62,6 +71,8 @@ pub(crate) enum Outcome {
     Presence(presence::Outcome),
     /// Of [`idle`].
     Idle(idle::Outcome),
+    /// Of [`growth`].
+    Growth(growth::Outcome),
 }
 
 /// One row of the raw results.
@@ -143,6 +154,7 @@ async fn measure(
         Load::Pairs(shape) => pairs::run(&at, pid, access, shape).await.map(Outcome::Pairs),
         Load::Logins(shape) => logins::run(&at, pid, access, shape).await.map(Outcome::Logins),
         Load::Presence(shape) => presence::run(&at, pid, access, shape).await.map(Outcome::Presence),
+        Load::GrowSessions(shape) => growth::sessions(&at, pid, access, shape).await.map(Outcome::Growth),
         Load::Idle(count) => idle::run(&at, pid, access, count).await.map(Outcome::Idle),
     };
     // What the server says of it goes with its folder.
@@ -175,6 +187,9 @@ impl Options {
             seconds: 0.1,
             sessions: vec![20, 100],
             peer_sessions: 50,
+            rate: 100.0,
+            grow_from: 10,
+            grow_to: 60,
             settings: Vec::new(),
             out: std::path::PathBuf::new(),
         }

@@ -7,7 +7,7 @@ use waystation_harness::Security;
 
 use crate::subjects::Subject;
 use crate::suite::Options;
-use crate::{idle, logins, pairs, presence};
+use crate::{growth, logins, pairs, presence};
 
 /// One kind of load.
 #[derive(Debug, Clone, Copy)]
@@ -18,8 +18,10 @@ pub(crate) enum Load {
     Logins(logins::Shape),
     /// Of [`presence`].
     Presence(presence::Shape),
-    /// Of [`idle`], with so many sessions.
+    /// Of `idle`, with so many sessions.
     Idle(usize),
+    /// Of [`growth::sessions`].
+    GrowSessions(growth::Shape),
 }
 
 /// A load with its name and with how its users connect.
@@ -45,6 +47,7 @@ impl Workload {
             Load::Logins(shape) => shape.users,
             Load::Presence(shape) => shape.contacts + 1,
             Load::Idle(count) => count,
+            Load::GrowSessions(shape) => shape.pairs.pairs * 2 + shape.many,
         }
     }
 
@@ -55,6 +58,10 @@ impl Workload {
             Load::Idle(count) if subject.is_peer() && count > most => Err(format!(
                 "peers are given at most {most} sessions, for their memory and the time that logging in takes"
             )),
+            Load::GrowSessions(shape) if subject.is_peer() => {
+                let fewer = growth::Shape { many: shape.many.min(most), ..shape };
+                Ok(Self { load: Load::GrowSessions(fewer), ..self.clone() })
+            }
             _ => Ok(self.clone()),
         }
     }
@@ -93,6 +100,16 @@ pub(crate) fn all(options: &Options) -> Vec<Workload> {
         all.push(Workload::new(format!("idle-{count}"), none, Load::Idle(*count)));
         all.push(Workload::new(format!("idle-{count}-tls"), tls, Load::Idle(*count)));
     }
+    all.push(Workload::new(
+        "growth-sessions",
+        none,
+        Load::GrowSessions(growth::Shape {
+            pairs: shape(100, 10),
+            rate: options.rate,
+            few: options.grow_from,
+            many: options.grow_to,
+        }),
+    ));
     all
 }
 

@@ -1,0 +1,116 @@
+//! What a message costs while more and more is there that has nothing to do with it.
+//!
+//! The load is that of [`pairs`] at a fixed rate, which every server manages: so
+//! each message meets the same conditions, however fast the server is. Both
+//! figures come from one server, one after the other, with the same users
+//! logged in all the time: only what grows differs.
+
+use std::ops::Range;
+
+use serde::Serialize;
+use waystation_harness::Endpoint;
+
+use crate::Failure;
+use crate::pairs::{self, Game, Stretch};
+use crate::sessions::{self, Access};
+
+/// The shape of the load.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Shape {
+    /// Who talks.
+    pub(crate) pairs: pairs::Shape,
+    /// Messages a second while measuring.
+    pub(crate) rate: f64,
+    /// The smaller size.
+    pub(crate) few: usize,
+    /// The larger size.
+    pub(crate) many: usize,
+}
+
+/// The cost at one size.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Point {
+    /// How much was there when measuring began.
+    pub(crate) size: u64,
+    /// The figures.
+    #[serde(flatten)]
+    pub(crate) stretch: Stretch,
+}
+
+impl Point {
+    /// The server's CPU time for one message, in microseconds.
+    pub(crate) fn server_micros(&self) -> f64 {
+        self.stretch.cost.server_micros(self.stretch.delivered)
+    }
+}
+
+/// What came out.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Outcome {
+    /// At the smaller size.
+    pub(crate) few: Point,
+    /// At the larger size.
+    pub(crate) many: Point,
+    /// Messages that were sent and never arrived.
+    pub(crate) lost: u64,
+}
+
+impl Outcome {
+    /// How many times as much a message costs at the larger size.
+    pub(crate) fn ratio(&self) -> f64 {
+        self.many.server_micros() / self.few.server_micros()
+    }
+}
+
+/// Measures with `few` and with `many` further sessions that are available and say nothing.
+pub(crate) async fn sessions(
+    at: &Endpoint,
+    pid: u32,
+    access: Access,
+    shape: Shape,
+) -> Result<Outcome, Failure> {
+    let first = shape.pairs.pairs * 2;
+    pairs::play(at, pid, access, shape.pairs, async |game: &Game| {
+        let mut crowd = Vec::new();
+        let mut grow = async |size: usize| {
+            game.set_rate(Some(shape.rate));
+            let further: Range<usize> = first + crowd.len()..first + size;
+            crowd.extend(sessions::open(at, access, further).await?);
+            let stretch = game.measure().await?;
+            Ok::<_, Failure>(Point { size: crowd.len() as u64, stretch })
+        };
+        let (few, many) = (grow(shape.few).await?, grow(shape.many).await?);
+        let lost = game.stop().await;
+        // Whoever was closed meanwhile was not there to be measured.
+        for client in &mut crowd {
+            client.drain().await?;
+        }
+        for client in crowd {
+            client.reset()?;
+        }
+        Ok(Outcome { few, many, lost })
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::Cost;
+
+    #[test]
+    fn ratios_are_of_cost_per_message() {
+        let point = |server_cpu, delivered| Point {
+            size: 1,
+            stretch: Stretch {
+                delivered,
+                p50_ms: 0.0,
+                p99_ms: 0.0,
+                cost: Cost { wall: 1.0, server_cpu, generator_cpu: 0.0 },
+            },
+        };
+        let outcome = Outcome { few: point(1.0, 1_000), many: point(3.0, 2_000), lost: 0 };
+        assert!((outcome.few.server_micros() - 1_000.0).abs() < 1e-6);
+        assert!((outcome.ratio() - 1.5).abs() < 1e-9);
+    }
+}
