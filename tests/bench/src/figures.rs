@@ -54,6 +54,13 @@ pub(crate) fn figures(outcome: &Outcome) -> Vec<Figure> {
             down("resident KB per session", o.rss_per_session / 1024.0, true),
             down("proportional KB per session", o.pss_per_session / 1024.0, false),
         ],
+        Outcome::Drain(o) => vec![
+            up("messages per CPU second", o.cost.per_cpu_second(o.delivered), true),
+            up("messages per second", o.cost.per_second(o.delivered), true),
+            down(GENERATOR, o.cost.generator_micros(o.delivered), false),
+            down("messages lost", as_f64(o.lost), false),
+            down("messages twice", as_f64(o.surplus), false),
+        ],
         Outcome::Growth(o) => {
             let many = &o.many.stretch;
             vec![
@@ -77,6 +84,7 @@ pub(crate) fn bound_by_generator(outcome: &Outcome) -> bool {
         Outcome::Pairs(o) => &o.stretch.cost,
         Outcome::Logins(o) => &o.cost,
         Outcome::Presence(o) => &o.cost,
+        Outcome::Drain(o) => &o.cost,
         Outcome::Growth(o) => &o.many.stretch.cost,
         Outcome::Idle(_) => return false,
     };

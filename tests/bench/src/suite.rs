@@ -13,7 +13,7 @@ use waystation_harness::{Config, Mechanism, Server};
 use crate::sessions::{Access, account};
 use crate::subjects::Subject;
 use crate::workloads::{self, Load, Workload};
-use crate::{Failure, SERVER_CORE, growth, idle, logins, pairs, presence, report};
+use crate::{Failure, SERVER_CORE, drain, growth, idle, logins, pairs, presence, report};
 
 /// What to run, and how long.
 #[derive(Debug, Clone, Args)]
@@ -48,6 +48,10 @@ pub(crate) struct Options {
     /// The idle sessions that growth-sessions ends with; the peers get --peer-sessions at most.
     #[arg(long, default_value_t = 18_000)]
     pub(crate) grow_to: usize,
+    /// Messages that wait for each of the 20 accounts of drain; ejabberd closes a session with more than
+    /// 5,000 that it did not acknowledge.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) offline: usize,
     /// Further `--set` keys for Waystation: KEY=TOML.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
@@ -71,6 +75,8 @@ pub(crate) enum Outcome {
     Presence(presence::Outcome),
     /// Of [`idle`].
     Idle(idle::Outcome),
+    /// Of [`drain`].
+    Drain(drain::Outcome),
     /// Of [`growth`].
     Growth(growth::Outcome),
 }
@@ -154,6 +160,7 @@ async fn measure(
         Load::Pairs(shape) => pairs::run(&at, pid, access, shape).await.map(Outcome::Pairs),
         Load::Logins(shape) => logins::run(&at, pid, access, shape).await.map(Outcome::Logins),
         Load::Presence(shape) => presence::run(&at, pid, access, shape).await.map(Outcome::Presence),
+        Load::Drain(shape) => drain::run(&at, pid, access, shape).await.map(Outcome::Drain),
         Load::GrowSessions(shape) => growth::sessions(&at, pid, access, shape).await.map(Outcome::Growth),
         Load::Idle(count) => idle::run(&at, pid, access, count).await.map(Outcome::Idle),
     };
@@ -187,6 +194,7 @@ impl Options {
             seconds: 0.1,
             sessions: vec![20, 100],
             peer_sessions: 50,
+            offline: 5,
             rate: 100.0,
             grow_from: 10,
             grow_to: 60,

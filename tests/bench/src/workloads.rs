@@ -7,7 +7,7 @@ use waystation_harness::Security;
 
 use crate::subjects::Subject;
 use crate::suite::Options;
-use crate::{growth, logins, pairs, presence};
+use crate::{drain, growth, logins, pairs, presence};
 
 /// One kind of load.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +20,8 @@ pub(crate) enum Load {
     Presence(presence::Shape),
     /// Of `idle`, with so many sessions.
     Idle(usize),
+    /// Of [`drain`].
+    Drain(drain::Shape),
     /// Of [`growth::sessions`].
     GrowSessions(growth::Shape),
 }
@@ -47,6 +49,7 @@ impl Workload {
             Load::Logins(shape) => shape.users,
             Load::Presence(shape) => shape.contacts + 1,
             Load::Idle(count) => count,
+            Load::Drain(shape) => shape.accounts * 2,
             Load::GrowSessions(shape) => shape.pairs.pairs * 2 + shape.many,
         }
     }
@@ -100,6 +103,8 @@ pub(crate) fn all(options: &Options) -> Vec<Workload> {
         all.push(Workload::new(format!("idle-{count}"), none, Load::Idle(*count)));
         all.push(Workload::new(format!("idle-{count}-tls"), tls, Load::Idle(*count)));
     }
+    let drain = Load::Drain(drain::Shape { accounts: 20, messages: options.offline });
+    all.push(Workload::new("drain", none, drain));
     all.push(Workload::new(
         "growth-sessions",
         none,
