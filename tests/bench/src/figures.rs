@@ -78,8 +78,16 @@ pub(crate) fn figures(outcome: &Outcome) -> Vec<Figure> {
     }
 }
 
+/// What must be known of an outcome beside its figures.
+pub(crate) fn remark(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Growth(o) if !o.kept_rate() => Some("the server did not keep up with the rate"),
+        other => bound_by_generator(other).then_some("limited by the generator"),
+    }
+}
+
 /// Whether the generator, not the server, was the limit.
-pub(crate) fn bound_by_generator(outcome: &Outcome) -> bool {
+fn bound_by_generator(outcome: &Outcome) -> bool {
     let cost: &Cost = match outcome {
         Outcome::Pairs(o) => &o.stretch.cost,
         Outcome::Logins(o) => &o.cost,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use waystation_harness::Endpoint;
 
 use crate::Failure;
+use crate::meter::rest;
 use crate::pairs::{self, Game, Stretch};
 use crate::sessions::{self, Access};
 
@@ -51,6 +52,8 @@ pub(crate) struct Outcome {
     pub(crate) few: Point,
     /// At the larger size.
     pub(crate) many: Point,
+    /// Messages a second that were wanted.
+    pub(crate) rate: f64,
     /// Messages that were sent and never arrived.
     pub(crate) lost: u64,
 }
@@ -59,6 +62,13 @@ impl Outcome {
     /// How many times as much a message costs at the larger size.
     pub(crate) fn ratio(&self) -> f64 {
         self.many.server_micros() / self.few.server_micros()
+    }
+
+    /// Whether the server kept up with the rate at both sizes: if not, it had more to do for each message
+    /// than the others, or less.
+    pub(crate) fn kept_rate(&self) -> bool {
+        let kept = |p: &Point| p.stretch.cost.per_second(p.stretch.delivered) > 0.95 * self.rate;
+        kept(&self.few) && kept(&self.many)
     }
 }
 
@@ -88,7 +98,33 @@ pub(crate) async fn sessions(
         for client in crowd {
             client.reset()?;
         }
-        Ok(Outcome { few, many, lost })
+        Ok(Outcome { few, many, rate: shape.rate, lost })
+    })
+    .await
+}
+
+/// Measures with `few` and with `many` messages in the archive, which the pairs sent before as fast as
+/// they could. Each is kept twice: for its sender and for its recipient.
+pub(crate) async fn archive(
+    at: &Endpoint,
+    pid: u32,
+    access: Access,
+    shape: Shape,
+) -> Result<Outcome, Failure> {
+    pairs::play(at, pid, access, shape.pairs, async |game: &Game| {
+        let grow = async |size: usize| {
+            game.set_rate(None);
+            game.reach(size as u64).await?;
+            // What the server puts off while it is filled is not what a message costs later.
+            game.pause();
+            rest(pid).await?;
+            let size = game.sent();
+            game.set_rate(Some(shape.rate));
+            let stretch = game.measure().await?;
+            Ok::<_, Failure>(Point { size, stretch })
+        };
+        let (few, many) = (grow(shape.few).await?, grow(shape.many).await?);
+        Ok(Outcome { few, many, rate: shape.rate, lost: game.stop().await })
     })
     .await
 }
@@ -109,8 +145,10 @@ mod tests {
                 cost: Cost { wall: 1.0, server_cpu, generator_cpu: 0.0 },
             },
         };
-        let outcome = Outcome { few: point(1.0, 1_000), many: point(3.0, 2_000), lost: 0 };
+        let outcome = Outcome { few: point(1.0, 1_000), many: point(3.0, 2_000), rate: 2_000.0, lost: 0 };
         assert!((outcome.few.server_micros() - 1_000.0).abs() < 1e-6);
         assert!((outcome.ratio() - 1.5).abs() < 1e-9);
+        assert!(!outcome.kept_rate());
+        assert!(Outcome { rate: 1_000.0, ..outcome }.kept_rate());
     }
 }

@@ -12,13 +12,15 @@ pub(crate) struct Pace {
     share: f64,
     /// When the next message may go; known while something is owed and the load is paced.
     due: Option<u64>,
+    /// What that was reckoned with.
+    interval: Option<u64>,
     owed: usize,
 }
 
 impl Pace {
     /// The `n`th of `users`.
     pub(crate) fn new(n: usize, users: usize) -> Self {
-        Self { share: n as f64 / users as f64, due: None, owed: 0 }
+        Self { share: n as f64 / users as f64, due: None, interval: None, owed: 0 }
     }
 
     /// So many more are to be sent.
@@ -31,8 +33,11 @@ impl Pace {
 
     /// How many are to be sent now, which are owed no longer; all of them without an interval.
     pub(crate) fn take(&mut self, now: u64, interval: Option<u64>) -> usize {
-        let Some(interval) = interval else {
+        if self.interval != interval {
+            self.interval = interval;
             self.due = None;
+        }
+        let Some(interval) = interval else {
             return std::mem::take(&mut self.owed);
         };
         let mut count = 0;
@@ -93,8 +98,9 @@ mod tests {
         pace.owe(5);
         assert_eq!((pace.take(950, Some(100)), pace.due()), (0, Some(1000)));
         assert_eq!(pace.take(1000, Some(100)), 1);
-        // The pace is lifted.
-        assert_eq!((pace.take(1001, None), pace.due()), (4, None));
+        // Another pace, and none.
+        assert_eq!((pace.take(1001, Some(400)), pace.due()), (0, Some(1200)));
+        assert_eq!((pace.take(1002, None), pace.due()), (4, None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem::Finder;
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 use waystation_harness::Endpoint;
 use waystation_harness::wire::Wire;
@@ -27,6 +28,11 @@ use crate::sessions::{self, Access};
 const STAMP: usize = 16;
 /// How long messages in flight may take to arrive after the sending has ended.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long nothing may arrive while messages are under way.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Seconds between two messages of a user during a pause.
+const PAUSE: f64 = 3_600.0;
 
 /// Messages after which a client with stream management asks for an acknowledgement, as slixmpp
 /// does.
@@ -88,6 +94,8 @@ struct Shared {
     received: Cell<u64>,
     /// Nanoseconds from one message of a user to its next; none means at once.
     interval: Cell<Option<u64>>,
+    /// The interval is another one.
+    changed: Notify,
     stopping: Cell<bool>,
     end_of_iq: Finder<'static>,
     end_of_message: Finder<'static>,
@@ -126,6 +134,7 @@ pub(crate) async fn play<T>(
         sent: Cell::new(0),
         received: Cell::new(0),
         interval: Cell::new(None),
+        changed: Notify::new(),
         stopping: Cell::new(false),
         end_of_iq: Finder::new(b"</iq>"),
         end_of_message: Finder::new(b"</message>"),
@@ -181,7 +190,36 @@ impl Game {
     /// From now on all users together send so many messages a second, or as many as are answered.
     pub(crate) fn set_rate(&self, rate: Option<f64>) {
         let users = as_f64(self.shape.pairs as u64 * 2);
-        self.shared.interval.set(rate.map(|rate| nanos(users / rate)));
+        self.set_interval(rate.map(|rate| users / rate));
+    }
+
+    /// From now on next to nothing is sent.
+    pub(crate) fn pause(&self) {
+        self.set_interval(Some(PAUSE));
+    }
+
+    fn set_interval(&self, seconds: Option<f64>) {
+        self.shared.interval.set(seconds.map(nanos));
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Messages sent since the beginning.
+    pub(crate) fn sent(&self) -> u64 {
+        self.shared.sent.get()
+    }
+
+    /// Waits until so many messages were sent.
+    pub(crate) async fn reach(&self, sent: u64) -> Result<(), Failure> {
+        let (mut last, mut since) = (self.sent(), Instant::now());
+        while last < sent {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if self.sent() > last {
+                (last, since) = (self.sent(), Instant::now());
+            } else if since.elapsed() > PATIENCE {
+                return Err(Failure::Load(format!("nothing moves after {last} messages")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -238,9 +276,12 @@ impl User {
             }
             let read = match self.pace.due() {
                 None => shared.ground.fill(&mut self.wire, &mut inbox).await?,
-                Some(due) => match shared.ground.fill_before(due, &mut self.wire, &mut inbox).await? {
-                    Some(read) => read,
-                    None => continue,
+                Some(due) => tokio::select! {
+                    read = shared.ground.fill_before(due, &mut self.wire, &mut inbox) => match read? {
+                        Some(read) => read,
+                        None => continue,
+                    },
+                    () = shared.changed.notified() => continue,
                 },
             };
             if read == 0 {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::Failure;
-use crate::figures::{Figure, bound_by_generator, figures};
+use crate::figures::{Figure, figures, remark};
 use crate::suite::{Omission, Run};
 
 /// A run in one line, for the terminal.
@@ -17,8 +17,8 @@ pub(crate) fn line(run: &Run) -> String {
     for figure in figures(&run.outcome) {
         let _infallible = write!(text, "  {} {}", short(figure.value), figure.name);
     }
-    if bound_by_generator(&run.outcome) {
-        text.push_str("  (limited by the generator)");
+    if let Some(remark) = remark(&run.outcome) {
+        let _infallible = write!(text, "  ({remark})");
     }
     text
 }
@@ -76,9 +76,8 @@ fn markdown(
     for workload in names {
         rows(&mut text, workload, servers, runs, &comparisons);
     }
-    for run in runs.iter().filter(|r| bound_by_generator(&r.outcome)) {
-        let _infallible =
-            write!(text, "\n{} {} #{}: limited by the generator.", run.server, run.workload, run.round + 1);
+    for (run, remark) in runs.iter().filter_map(|run| Some((run, remark(&run.outcome)?))) {
+        let _infallible = write!(text, "\n{} {} #{}: {remark}.", run.server, run.workload, run.round + 1);
     }
     for Omission { server, workload, reason } in omissions {
         let _infallible = write!(text, "\n{server} {workload}: not measured; {reason}.");

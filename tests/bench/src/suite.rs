@@ -39,8 +39,8 @@ pub(crate) struct Options {
     /// The most idle sessions that the peers are given.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) peer_sessions: usize,
-    /// Messages a second in the workloads that grow: what all servers manage.
-    #[arg(long, default_value_t = 2_000.0)]
+    /// Messages a second in the workloads that grow: what all servers manage, with archives too.
+    #[arg(long, default_value_t = 500.0)]
     pub(crate) rate: f64,
     /// The idle sessions that growth-sessions begins with.
     #[arg(long, default_value_t = 1_000)]
@@ -52,6 +52,12 @@ pub(crate) struct Options {
     /// 5,000 that it did not acknowledge.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) offline: usize,
+    /// The messages in the archive that growth-archive ends with; it begins with 10,000.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) archived: usize,
+    /// The same for the peers, which take longer to be filled.
+    #[arg(long, default_value_t = 50_000)]
+    pub(crate) peer_archived: usize,
     /// Further `--set` keys for Waystation: KEY=TOML.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
@@ -162,6 +168,7 @@ async fn measure(
         Load::Presence(shape) => presence::run(&at, pid, access, shape).await.map(Outcome::Presence),
         Load::Drain(shape) => drain::run(&at, pid, access, shape).await.map(Outcome::Drain),
         Load::GrowSessions(shape) => growth::sessions(&at, pid, access, shape).await.map(Outcome::Growth),
+        Load::GrowArchive(shape) => growth::archive(&at, pid, access, shape).await.map(Outcome::Growth),
         Load::Idle(count) => idle::run(&at, pid, access, count).await.map(Outcome::Idle),
     };
     // What the server says of it goes with its folder.
@@ -195,6 +202,8 @@ impl Options {
             sessions: vec![20, 100],
             peer_sessions: 50,
             offline: 5,
+            archived: 2_000_000,
+            peer_archived: 30_000,
             rate: 100.0,
             grow_from: 10,
             grow_to: 60,

@@ -9,6 +9,9 @@ use crate::subjects::Subject;
 use crate::suite::Options;
 use crate::{drain, growth, logins, pairs, presence};
 
+/// Messages in the archive that growth-archive begins with.
+const ARCHIVED: usize = 10_000;
+
 /// One kind of load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Load {
@@ -24,6 +27,8 @@ pub(crate) enum Load {
     Drain(drain::Shape),
     /// Of [`growth::sessions`].
     GrowSessions(growth::Shape),
+    /// Of [`growth::archive`].
+    GrowArchive(growth::Shape),
 }
 
 /// A load with its name and with how its users connect.
@@ -50,6 +55,7 @@ impl Workload {
             Load::Presence(shape) => shape.contacts + 1,
             Load::Idle(count) => count,
             Load::Drain(shape) => shape.accounts * 2,
+            Load::GrowArchive(shape) => shape.pairs.pairs * 2,
             Load::GrowSessions(shape) => shape.pairs.pairs * 2 + shape.many,
         }
     }
@@ -64,6 +70,11 @@ impl Workload {
             Load::GrowSessions(shape) if subject.is_peer() => {
                 let fewer = growth::Shape { many: shape.many.min(most), ..shape };
                 Ok(Self { load: Load::GrowSessions(fewer), ..self.clone() })
+            }
+            Load::GrowArchive(_) if !subject.archive => Err("it has no archive".to_owned()),
+            Load::GrowArchive(shape) if subject.is_peer() => {
+                let fewer = growth::Shape { many: options.peer_archived, ..shape };
+                Ok(Self { load: Load::GrowArchive(fewer), ..self.clone() })
             }
             _ => Ok(self.clone()),
         }
@@ -105,15 +116,13 @@ pub(crate) fn all(options: &Options) -> Vec<Workload> {
     }
     let drain = Load::Drain(drain::Shape { accounts: 20, messages: options.offline });
     all.push(Workload::new("drain", none, drain));
+    let paced = |few, many| growth::Shape { pairs: shape(100, 10), rate: options.rate, few, many };
+    let archive = Load::GrowArchive(paced(ARCHIVED, options.archived));
+    all.push(Workload::new("growth-archive", none, archive));
     all.push(Workload::new(
         "growth-sessions",
         none,
-        Load::GrowSessions(growth::Shape {
-            pairs: shape(100, 10),
-            rate: options.rate,
-            few: options.grow_from,
-            many: options.grow_to,
-        }),
+        Load::GrowSessions(paced(options.grow_from, options.grow_to)),
     ));
     all
 }
@@ -145,6 +154,20 @@ mod tests {
         assert_eq!(named(&["idle-2", "pairs-20x1"]), ["pairs-20x1", "idle-20", "idle-20-tls"]);
         assert!(named(&["nothing"]).is_empty());
         assert!(named(&[]).len() > 10);
+    }
+
+    #[test]
+    fn archives_grow_where_there_are_any() {
+        let options = Options::for_tests();
+        let workload = all(&options).into_iter().find(|w| w.name == "growth-archive").unwrap();
+        let of = |name: &str| {
+            let given = workload.for_subject(&Subject::parse(name).unwrap(), &options).ok()?;
+            let Load::GrowArchive(shape) = given.load else { panic!("another load: {given:?}") };
+            Some(shape.many)
+        };
+        assert_eq!(of("waystation"), Some(options.archived));
+        assert_eq!(of("ejabberd-archive"), Some(options.peer_archived));
+        assert_eq!((of("waystation-fsync"), of("prosody")), (None, None));
     }
 
     #[test]
