@@ -1,4 +1,8 @@
-//! The report: raw results as JSON, medians and ratios as Markdown.
+//! The report: raw results as JSON, medians with their spread and ratios as Markdown.
+//!
+//! Ratios are of medians, and always above 1 where ours is better, whichever
+//! way a figure counts. What was not measured and what must be known of a run
+//! stands below the table, so that no gap and no figure goes without a word.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,11 +13,23 @@ use serde_json::json;
 
 use crate::Failure;
 use crate::figures::{Figure, figures, remark};
+use crate::machine::Machine;
+use crate::stats::{Spread, short};
 use crate::suite::{Omission, Run};
+
+/// What was measured, all of it.
+pub(crate) struct Results<'a> {
+    /// Names and versions of the servers, in the order of the columns.
+    pub(crate) servers: &'a [(&'static str, String)],
+    /// The results, in the order of measuring.
+    pub(crate) runs: &'a [Run],
+    /// What is missing, and why.
+    pub(crate) omissions: &'a [Omission],
+}
 
 /// A run in one line, for the terminal.
 pub(crate) fn line(run: &Run) -> String {
-    let mut text = format!("{:<11} {:<18} #{}", run.server, run.workload, run.round + 1);
+    let mut text = format!("{:<16} {:<18} #{}", run.server, run.workload, run.round + 1);
     for figure in figures(&run.outcome) {
         let _infallible = write!(text, "  {} {}", short(figure.value), figure.name);
     }
@@ -24,63 +40,39 @@ pub(crate) fn line(run: &Run) -> String {
 }
 
 /// Writes `report.json` and `report.md` into `folder`, and the Markdown to standard output.
-pub(crate) fn write(
-    folder: &Path,
-    servers: &[(&'static str, String)],
-    runs: &[Run],
-    omissions: &[Omission],
-) -> Result<(), Failure> {
+pub(crate) fn write(folder: &Path, results: &Results<'_>) -> Result<(), Failure> {
     fs::create_dir_all(folder)?;
-    let machine = machine();
+    let machine = Machine::of(&std::env::temp_dir());
+    let Results { servers, runs, omissions } = results;
     let json = json!({ "machine": machine, "servers": servers, "runs": runs, "omitted": omissions });
     fs::write(folder.join("report.json"), serde_json::to_string_pretty(&json)? + "\n")?;
-    let markdown = markdown(&machine, servers, runs, omissions);
+    let table = Table::of(results);
+    let markdown = markdown(&machine.to_string(), results, &table);
     fs::write(folder.join("report.md"), &markdown)?;
     std::io::stdout().write_all(markdown.as_bytes())?;
     Ok(())
 }
 
-fn markdown(
-    machine: &str,
-    servers: &[(&'static str, String)],
-    runs: &[Run],
-    omissions: &[Omission],
-) -> String {
-    let rounds = runs.iter().map(|r| r.round + 1).max().unwrap_or(0);
+fn markdown(machine: &str, results: &Results<'_>, table: &Table) -> String {
+    let rounds = results.runs.iter().map(|r| r.round + 1).max().unwrap_or(0);
     let mut text = format!(
-        "# Load, measured side by side\n\nMachine: {machine}. The server has core 0 to itself, the generator core 1. \
-         Medians of {rounds}.\n\nServers:"
+        "# Load, measured side by side\n\nMachine: {machine}. The server has core 0 to itself, the generator \
+         core 1. Medians of {rounds}, with the smallest and the largest value.\n\nServers:"
     );
-    for (name, version) in servers {
+    for (name, version) in results.servers {
         let _infallible = write!(text, " {name} {version};");
     }
     text.pop();
-    text.push_str(".\n\n| workload | figure |");
-    for (name, _) in servers {
-        let _infallible = write!(text, " {name} |");
+    text.push_str(".\n\n");
+    table.write(&mut text);
+    for (run, remark) in results.runs.iter().filter_map(|run| Some((run, remark(&run.outcome)?))) {
+        let _infallible = write!(text, "\n* {} {} #{}: {remark}.", run.server, run.workload, run.round + 1);
     }
-    let comparisons = comparisons(servers);
-    for comparison in &comparisons {
-        let peers = if comparison.archive { "better peer with its archive" } else { "better peer" };
-        let _infallible = write!(text, " {}: times better than the {peers} |", servers[comparison.ours].0);
+    for Omission { server, workload, reason } in results.omissions {
+        let _infallible = write!(text, "\n* {server} {workload}: not measured; {reason}.");
     }
-    text.push_str("\n|---|---|");
-    text.push_str(&"---|".repeat(servers.len() + comparisons.len()));
-    text.push('\n');
-    let mut names: Vec<&str> = Vec::new();
-    for run in runs {
-        if !names.contains(&run.workload.as_str()) {
-            names.push(&run.workload);
-        }
-    }
-    for workload in names {
-        rows(&mut text, workload, servers, runs, &comparisons);
-    }
-    for (run, remark) in runs.iter().filter_map(|run| Some((run, remark(&run.outcome)?))) {
-        let _infallible = write!(text, "\n{} {} #{}: {remark}.", run.server, run.workload, run.round + 1);
-    }
-    for Omission { server, workload, reason } in omissions {
-        let _infallible = write!(text, "\n{server} {workload}: not measured; {reason}.");
+    if !text.ends_with('\n') {
+        text.push('\n');
     }
     text
 }
@@ -88,8 +80,8 @@ fn markdown(
 /// One of ours beside the peers that it is fair to compare it with.
 struct Comparison {
     ours: usize,
+    name: String,
     peers: Vec<usize>,
-    archive: bool,
 }
 
 /// Each of ours with the peers without an archive, and the one with it with those that have one.
@@ -101,109 +93,155 @@ fn comparisons(servers: &[(&'static str, String)]) -> Vec<Comparison> {
     let mut all = Vec::new();
     for archive in [false, true] {
         let peers = indexes(&|name| !is_ours(name) && name.ends_with("-archive") == archive);
-        let ours = indexes(&|name| is_ours(name) && (!archive || name == "waystation"));
+        let what = if archive { "better peer with its archive" } else { "better peer" };
         if !peers.is_empty() {
-            all.extend(ours.into_iter().map(|ours| Comparison { ours, peers: peers.clone(), archive }));
+            for ours in indexes(&|name| is_ours(name) && (!archive || name == "waystation")) {
+                let name = format!("{}: times better than the {what}", servers[ours].0);
+                all.push(Comparison { ours, name, peers: peers.clone() });
+            }
         }
     }
     all
 }
 
-fn rows(
-    text: &mut String,
-    workload: &str,
-    servers: &[(&'static str, String)],
-    runs: &[Run],
-    comparisons: &[Comparison],
-) {
-    let of = |server: &str| -> Vec<Vec<Figure>> {
-        let mine = runs.iter().filter(|r| r.workload == workload && r.server == server);
-        mine.map(|r| figures(&r.outcome)).collect()
-    };
-    let all: Vec<Vec<Vec<Figure>>> = servers.iter().map(|(name, _)| of(name)).collect();
-    let Some(shape) = all.iter().flatten().next() else { return };
-    for (i, figure) in shape.iter().enumerate() {
-        let medians: Vec<Option<f64>> = all
-            .iter()
-            .map(|rounds| median(rounds.iter().map(|figures| figures[i].value).collect()))
-            .collect();
-        let _infallible = write!(text, "| {workload} | {} |", figure.name);
-        for value in &medians {
-            let _infallible = write!(text, " {} |", value.map_or("-".to_owned(), short));
-        }
-        for comparison in comparisons {
-            let peers = comparison.peers.iter().filter_map(|index| medians[*index]);
-            let best = peers.reduce(|a, b| if (a > b) == figure.more_is_better { a } else { b });
-            let ratio = match (medians[comparison.ours], best) {
-                (Some(ours), Some(best)) if figure.compare => {
-                    short(if figure.more_is_better { ours / best } else { best / ours })
-                }
-                _ => String::new(),
+/// All figures of all servers.
+struct Table {
+    servers: Vec<&'static str>,
+    comparisons: Vec<Comparison>,
+    rows: Vec<Row>,
+}
+
+/// One figure of one workload.
+struct Row {
+    workload: String,
+    figure: &'static str,
+    /// Of each server.
+    cells: Vec<Option<Spread>>,
+    /// Of each comparison.
+    ratios: Vec<Option<f64>>,
+}
+
+impl Table {
+    fn of(results: &Results<'_>) -> Self {
+        let comparisons = comparisons(results.servers);
+        let servers: Vec<&'static str> = results.servers.iter().map(|(name, _)| *name).collect();
+        let mut rows: Vec<Row> = Vec::new();
+        for Run { workload, .. } in results.runs {
+            if rows.iter().any(|row| row.workload == *workload) {
+                continue;
+            }
+            let of = |server: &&str| -> Vec<Vec<Figure>> {
+                let mine = results.runs.iter().filter(|r| r.workload == *workload && r.server == *server);
+                mine.map(|r| figures(&r.outcome)).collect()
             };
-            let _infallible = write!(text, " {ratio} |");
+            let all: Vec<Vec<Vec<Figure>>> = servers.iter().map(of).collect();
+            let Some(shape) = all.iter().flatten().next() else { continue };
+            for (i, figure) in shape.iter().enumerate() {
+                let values = |rounds: &Vec<Vec<Figure>>| rounds.iter().map(|f| f[i].value).collect();
+                let cells: Vec<Option<Spread>> =
+                    all.iter().map(|rounds| Spread::of(values(rounds))).collect();
+                let ratios = comparisons.iter().map(|c| ratio(c, &cells, figure)).collect();
+                let (workload, figure) = (workload.clone(), figure.name);
+                rows.push(Row { workload, figure, cells, ratios });
+            }
         }
+        Self { servers, comparisons, rows }
+    }
+
+    fn write(&self, text: &mut String) {
+        text.push_str("| workload | figure |");
+        let names = self.servers.iter().copied().chain(self.comparisons.iter().map(|c| c.name.as_str()));
+        for name in names {
+            let _infallible = write!(text, " {name} |");
+        }
+        text.push_str("\n|---|---|");
+        text.push_str(&"---|".repeat(self.servers.len() + self.comparisons.len()));
         text.push('\n');
+        for row in &self.rows {
+            let _infallible = write!(text, "| {} | {} |", row.workload, row.figure);
+            for cell in &row.cells {
+                let _infallible = write!(text, " {} |", cell.map_or("-".to_owned(), |cell| cell.show()));
+            }
+            for ratio in &row.ratios {
+                let _infallible = write!(text, " {} |", ratio.map(short).unwrap_or_default());
+            }
+            text.push('\n');
+        }
     }
 }
 
-/// The middle value; of an even number the lower of the two in the middle.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().checked_sub(1)? / 2).copied()
-}
-
-/// Three significant digits where that loses nothing, thousands separated.
-fn short(value: f64) -> String {
-    if value.abs() < 100.0 {
-        return if value == value.trunc() { format!("{value:.0}") } else { format!("{value:.2}") };
-    }
-    let digits = format!("{value:.0}");
-    let first = (digits.len() - 1) % 3 + 1;
-    let mut text = digits[..first].to_owned();
-    for group in digits.as_bytes()[first..].chunks(3) {
-        text.push(',');
-        text.push_str(std::str::from_utf8(group).unwrap_or_default());
-    }
-    text
-}
-
-fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or_default();
-    let model = model.trim_start_matches([' ', '\t', ':']);
-    let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
-    let mhz = cpuinfo.lines().find_map(|l| l.strip_prefix("cpu MHz")).unwrap_or_default();
-    let mhz = mhz.trim_start_matches([' ', '\t', ':']);
-    let memory = read("/proc/meminfo");
-    let memory = memory.lines().next().and_then(|l| l.split_whitespace().nth(1)).unwrap_or_default();
-    let gib = memory.parse::<u64>().unwrap_or(0) / (1024 * 1024);
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let load = read("/proc/loadavg");
-    let load = load.split_whitespace().next().unwrap_or_default().to_owned();
-    format!(
-        "{cores} x {model} at {mhz} MHz, {gib} GiB, Linux {}, load average at the end {load}",
-        kernel.trim()
-    )
+/// How many times better ours is than the best of the peers.
+fn ratio(comparison: &Comparison, cells: &[Option<Spread>], figure: &Figure) -> Option<f64> {
+    let of = |index: usize| cells[index].map(|cell| cell.median);
+    let peers = comparison.peers.iter().filter_map(|index| of(*index));
+    let best = peers.reduce(|a, b| if (a > b) == figure.more_is_better { a } else { b })?;
+    let ours = of(comparison.ours)?;
+    figure.compare.then_some(if figure.more_is_better { ours / best } else { best / ours })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Outcome;
+    use crate::{idle, logins, meter};
 
-    #[test]
-    fn numbers_read_well() {
-        assert_eq!(short(0.5), "0.50");
-        assert_eq!(short(7.0), "7");
-        assert_eq!(short(123.4), "123");
-        assert_eq!(short(1234.0), "1,234");
-        assert_eq!(short(1_234_567.0), "1,234,567");
+    fn idle(server: &'static str, round: usize, kilobytes: f64) -> Run {
+        let bytes = kilobytes * 1024.0;
+        let outcome = idle::Outcome {
+            sessions: 1,
+            baseline_rss: 0,
+            rss: 0,
+            rss_per_session: bytes,
+            pss_per_session: bytes,
+        };
+        Run { server, workload: "idle-1".to_owned(), round, outcome: Outcome::Idle(outcome) }
+    }
+
+    fn logins(server: &'static str, logins: u64) -> Run {
+        let cost = meter::Cost { wall: 1.0, server_cpu: 1.0, generator_cpu: 0.5 };
+        let outcome = Outcome::Logins(logins::Outcome { logins, cost });
+        Run { server, workload: "logins".to_owned(), round: 0, outcome }
+    }
+
+    fn report(runs: &[Run]) -> String {
+        let names = ["waystation", "waystation-fsync", "prosody", "ejabberd", "ejabberd-archive"];
+        let servers = names.map(|name| (name, "1.2".to_owned()));
+        let omissions =
+            [Omission { server: "prosody", workload: "idle-9".to_owned(), reason: "too many".to_owned() }];
+        let results = Results { servers: &servers, runs, omissions: &omissions };
+        let table = Table::of(&results);
+        markdown("a machine", &results, &table)
     }
 
     #[test]
-    fn medians() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0]), Some(1.0));
-        assert_eq!(median(vec![]), None);
+    fn rows_have_medians_spreads_and_ratios_to_the_better_peer() {
+        let text = report(&[
+            idle("waystation", 0, 10.0),
+            idle("waystation", 1, 12.0),
+            idle("waystation", 2, 8.0),
+            idle("prosody", 0, 50.0),
+            idle("ejabberd", 0, 40.0),
+            idle("ejabberd-archive", 0, 80.0),
+            logins("waystation-fsync", 300),
+            logins("prosody", 50),
+            logins("ejabberd", 100),
+        ]);
+        let has = |row: &str| assert!(text.contains(row), "{row} in\n{text}");
+        has("| idle-1 | resident KB per session | 10 (8–12) | - | 50 | 40 | 80 | 4 |  | 8 |\n");
+        has("| logins | logins per CPU second | - | 300 | 50 | 100 | - |  | 3 |  |\n");
+        has("generator, µs of CPU per login");
+        has("* prosody idle-9: not measured; too many.\n");
+        has("ejabberd-archive 1.2.\n");
+        has("a machine");
+    }
+
+    #[test]
+    fn without_peers_there_is_a_table() {
+        let servers = [("waystation", "1".to_owned())];
+        let runs = [idle("waystation", 0, 10.0)];
+        let results = Results { servers: &servers, runs: &runs, omissions: &[] };
+        let table = Table::of(&results);
+        let text = markdown("a machine", &results, &table);
+        assert!(text.ends_with("| idle-1 | proportional KB per session | 10 |\n"), "{text}");
     }
 }

@@ -139,7 +139,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     }
     let servers: Vec<(&'static str, String)> =
         options.servers.iter().map(|subject| (subject.name, subject.version())).collect();
-    report::write(&options.out, &servers, &runs, &omissions)
+    let results = report::Results { servers: &servers, runs: &runs, omissions: &omissions };
+    report::write(&options.out, &results)
 }
 
 async fn measure(
