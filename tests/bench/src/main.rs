@@ -18,6 +18,7 @@ mod machine;
 mod meter;
 mod pace;
 mod pairs;
+mod plot;
 mod presence;
 mod report;
 mod sessions;

@@ -1,4 +1,5 @@
-//! The report: raw results as JSON, medians with their spread and ratios as Markdown.
+//! The report: raw results as JSON, medians with their spread and ratios as Markdown, ratios as a
+//! picture.
 //!
 //! Ratios are of medians, and always above 1 where ours is better, whichever
 //! way a figure counts. What was not measured and what must be known of a run
@@ -14,8 +15,12 @@ use serde_json::json;
 use crate::Failure;
 use crate::figures::{Figure, figures, remark};
 use crate::machine::Machine;
+use crate::plot::{self, Chart, Group};
 use crate::stats::{Spread, short};
 use crate::suite::{Omission, Run};
+
+/// The picture's file beside the report.
+const PICTURE: &str = "ratios.svg";
 
 /// What was measured, all of it.
 pub(crate) struct Results<'a> {
@@ -39,7 +44,7 @@ pub(crate) fn line(run: &Run) -> String {
     text
 }
 
-/// Writes `report.json` and `report.md` into `folder`, and the Markdown to standard output.
+/// Writes `report.json`, `report.md` and its picture into `folder`, and the Markdown to standard output.
 pub(crate) fn write(folder: &Path, results: &Results<'_>) -> Result<(), Failure> {
     fs::create_dir_all(folder)?;
     let machine = Machine::of(&std::env::temp_dir());
@@ -47,13 +52,17 @@ pub(crate) fn write(folder: &Path, results: &Results<'_>) -> Result<(), Failure>
     let json = json!({ "machine": machine, "servers": servers, "runs": runs, "omitted": omissions });
     fs::write(folder.join("report.json"), serde_json::to_string_pretty(&json)? + "\n")?;
     let table = Table::of(results);
-    let markdown = markdown(&machine.to_string(), results, &table);
+    let picture = plot::svg(&table.chart());
+    if let Some(picture) = &picture {
+        fs::write(folder.join(PICTURE), picture)?;
+    }
+    let markdown = markdown(&machine.to_string(), results, &table, picture.is_some());
     fs::write(folder.join("report.md"), &markdown)?;
     std::io::stdout().write_all(markdown.as_bytes())?;
     Ok(())
 }
 
-fn markdown(machine: &str, results: &Results<'_>, table: &Table) -> String {
+fn markdown(machine: &str, results: &Results<'_>, table: &Table, picture: bool) -> String {
     let rounds = results.runs.iter().map(|r| r.round + 1).max().unwrap_or(0);
     let mut text = format!(
         "# Load, measured side by side\n\nMachine: {machine}. The server has core 0 to itself, the generator \
@@ -64,6 +73,9 @@ fn markdown(machine: &str, results: &Results<'_>, table: &Table) -> String {
     }
     text.pop();
     text.push_str(".\n\n");
+    if picture {
+        let _infallible = writeln!(text, "![How many times better than the better peer]({PICTURE})\n");
+    }
     table.write(&mut text);
     for (run, remark) in results.runs.iter().filter_map(|run| Some((run, remark(&run.outcome)?))) {
         let _infallible = write!(text, "\n* {} {} #{}: {remark}.", run.server, run.workload, run.round + 1);
@@ -119,6 +131,8 @@ struct Row {
     cells: Vec<Option<Spread>>,
     /// Of each comparison.
     ratios: Vec<Option<f64>>,
+    /// Whether it is the workload's first figure, which stands for it.
+    leads: bool,
 }
 
 impl Table {
@@ -142,7 +156,7 @@ impl Table {
                     all.iter().map(|rounds| Spread::of(values(rounds))).collect();
                 let ratios = comparisons.iter().map(|c| ratio(c, &cells, figure)).collect();
                 let (workload, figure) = (workload.clone(), figure.name);
-                rows.push(Row { workload, figure, cells, ratios });
+                rows.push(Row { workload, figure, cells, ratios, leads: i == 0 });
             }
         }
         Self { servers, comparisons, rows }
@@ -166,6 +180,19 @@ impl Table {
                 let _infallible = write!(text, " {} |", ratio.map(short).unwrap_or_default());
             }
             text.push('\n');
+        }
+    }
+
+    /// The first figure of each workload as ratios.
+    fn chart(&self) -> Chart {
+        let group = |row: &Row| Group {
+            label: format!("{}: {}", row.workload, row.figure),
+            ratios: row.ratios.clone(),
+        };
+        Chart {
+            title: "How many times better than the better peer, medians, on a logarithmic scale".to_owned(),
+            series: self.comparisons.iter().map(|c| c.name.clone()).collect(),
+            groups: self.rows.iter().filter(|row| row.leads).map(group).collect(),
         }
     }
 }
@@ -203,19 +230,20 @@ mod tests {
         Run { server, workload: "logins".to_owned(), round: 0, outcome }
     }
 
-    fn report(runs: &[Run]) -> String {
+    fn report(runs: &[Run]) -> (String, Option<String>) {
         let names = ["waystation", "waystation-fsync", "prosody", "ejabberd", "ejabberd-archive"];
         let servers = names.map(|name| (name, "1.2".to_owned()));
         let omissions =
             [Omission { server: "prosody", workload: "idle-9".to_owned(), reason: "too many".to_owned() }];
         let results = Results { servers: &servers, runs, omissions: &omissions };
         let table = Table::of(&results);
-        markdown("a machine", &results, &table)
+        let picture = plot::svg(&table.chart());
+        (markdown("a machine", &results, &table, picture.is_some()), picture)
     }
 
     #[test]
     fn rows_have_medians_spreads_and_ratios_to_the_better_peer() {
-        let text = report(&[
+        let (text, picture) = report(&[
             idle("waystation", 0, 10.0),
             idle("waystation", 1, 12.0),
             idle("waystation", 2, 8.0),
@@ -233,15 +261,23 @@ mod tests {
         has("* prosody idle-9: not measured; too many.\n");
         has("ejabberd-archive 1.2.\n");
         has("a machine");
+        has("](ratios.svg)");
+        let picture = picture.unwrap();
+        for part in [">4.00<", ">8.00<", ">3.00<", "idle-1: resident KB per session"] {
+            assert!(picture.contains(part), "{part} in {picture}");
+        }
+        assert!(!picture.contains("proportional"));
     }
 
     #[test]
-    fn without_peers_there_is_a_table() {
+    fn without_peers_there_is_a_table_and_no_picture() {
         let servers = [("waystation", "1".to_owned())];
         let runs = [idle("waystation", 0, 10.0)];
         let results = Results { servers: &servers, runs: &runs, omissions: &[] };
         let table = Table::of(&results);
-        let text = markdown("a machine", &results, &table);
+        assert!(plot::svg(&table.chart()).is_none());
+        let text = markdown("a machine", &results, &table, false);
         assert!(text.ends_with("| idle-1 | proportional KB per session | 10 |\n"), "{text}");
+        assert!(!text.contains("svg"));
     }
 }
