@@ -81,7 +81,7 @@ fn markdown(machine: &str, results: &Results<'_>, table: &Table, picture: bool) 
         let _infallible = write!(text, "\n* {} {} #{}: {remark}.", run.server, run.workload, run.round + 1);
     }
     for Omission { server, workload, reason } in results.omissions {
-        let _infallible = write!(text, "\n* {server} {workload}: not measured; {reason}.");
+        let _infallible = write!(text, "\n* {server} {workload}: {reason}.");
     }
     if !text.ends_with('\n') {
         text.push('\n');
@@ -233,8 +233,11 @@ mod tests {
     fn report(runs: &[Run]) -> (String, Option<String>) {
         let names = ["waystation", "waystation-fsync", "prosody", "ejabberd", "ejabberd-archive"];
         let servers = names.map(|name| (name, "1.2".to_owned()));
-        let omissions =
-            [Omission { server: "prosody", workload: "idle-9".to_owned(), reason: "too many".to_owned() }];
+        let omissions = [Omission {
+            server: "prosody",
+            workload: "idle-9".to_owned(),
+            reason: "not measured; too many".to_owned(),
+        }];
         let results = Results { servers: &servers, runs, omissions: &omissions };
         let table = Table::of(&results);
         let picture = plot::svg(&table.chart());

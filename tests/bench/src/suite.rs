@@ -100,14 +100,14 @@ pub(crate) struct Run {
     pub(crate) outcome: Outcome,
 }
 
-/// A workload that a server was not given.
+/// A workload that a server was not given, or a round of it that failed.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Omission {
     /// The server's name.
     pub(crate) server: &'static str,
     /// The workload's name.
     pub(crate) workload: String,
-    /// Why.
+    /// Why, or how.
     pub(crate) reason: String,
 }
 
@@ -118,18 +118,29 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     let workloads = workloads::only(workloads::all(options), &options.only);
     let mut runs: Vec<Run> = Vec::new();
     let mut omissions: Vec<Omission> = Vec::new();
+    let mut failed = 0usize;
     for round in 0..options.rounds {
         for subject in &options.servers {
             for workload in &workloads {
                 let (server, name) = (subject.name, workload.name.clone());
                 match workload.for_subject(subject, options) {
                     Ok(workload) => {
-                        let outcome = measure(subject, &workload, &settings).await?;
-                        let run = Run { server, workload: name, round, outcome };
+                        let run = match measure(subject, &workload, &settings).await {
+                            Ok(outcome) => Run { server, workload: name, round, outcome },
+                            Err(e) => {
+                                // One failure must not take the results of hours with it.
+                                let reason = format!("round {} failed: {e}", round + 1);
+                                eprintln!("{server} {name}: {reason}");
+                                omissions.push(Omission { server, workload: name, reason });
+                                failed += 1;
+                                continue;
+                            }
+                        };
                         eprintln!("{}", report::line(&run));
                         runs.push(run);
                     }
                     Err(reason) if round == 0 => {
+                        let reason = format!("not measured; {reason}");
                         omissions.push(Omission { server, workload: name, reason });
                     }
                     Err(_) => {}
@@ -140,7 +151,11 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     let servers: Vec<(&'static str, String)> =
         options.servers.iter().map(|subject| (subject.name, subject.version())).collect();
     let results = report::Results { servers: &servers, runs: &runs, omissions: &omissions };
-    report::write(&options.out, &results)
+    report::write(&options.out, &results)?;
+    if failed > 0 {
+        return Err(Failure::Load(format!("{failed} measurements failed; the report says which")));
+    }
+    Ok(())
 }
 
 async fn measure(
