@@ -83,10 +83,10 @@ pub(crate) async fn sessions(
     pairs::play(at, pid, access, shape.pairs, async |game: &Game| {
         let mut crowd = Vec::new();
         let mut grow = async |size: usize| {
-            game.set_rate(Some(shape.rate));
+            game.pause();
             let further: Range<usize> = first + crowd.len()..first + size;
             crowd.extend(sessions::open(at, access, further).await?);
-            let stretch = game.measure().await?;
+            let stretch = measure(game, pid, shape.rate).await?;
             Ok::<_, Failure>(Point { size: crowd.len() as u64, stretch })
         };
         let (few, many) = (grow(shape.few).await?, grow(shape.many).await?);
@@ -115,18 +115,23 @@ pub(crate) async fn archive(
         let grow = async |size: usize| {
             game.set_rate(None);
             game.reach(size as u64).await?;
-            // What the server puts off while it is filled is not what a message costs later.
             game.pause();
-            rest(pid).await?;
             let size = game.sent();
-            game.set_rate(Some(shape.rate));
-            let stretch = game.measure().await?;
+            let stretch = measure(game, pid, shape.rate).await?;
             Ok::<_, Failure>(Point { size, stretch })
         };
         let (few, many) = (grow(shape.few).await?, grow(shape.many).await?);
         Ok(Outcome { few, many, rate: shape.rate, lost: game.stop().await })
     })
     .await
+}
+
+/// Measures at this rate, after a pause in which the server comes to rest: what it put off while it was
+/// filled is not what a message costs later.
+async fn measure(game: &Game, pid: u32, rate: f64) -> Result<Stretch, Failure> {
+    rest(pid).await?;
+    game.set_rate(Some(rate));
+    game.measure().await
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 
 use std::fmt::Write as _;
 
-const LEFT: f64 = 300.0;
+/// Between a label and the scale: room for the ratio of a bar to the left.
+const MARGIN: f64 = 40.0;
+/// A letter at most, on average.
+const LETTER: f64 = 7.0;
 const WIDTH: f64 = 560.0;
 const RIGHT: f64 = 80.0;
 const TOP: f64 = 52.0;
@@ -40,13 +43,15 @@ pub(crate) fn svg(chart: &Chart) -> Option<String> {
     if all.is_empty() {
         return None;
     }
-    let scale = Scale::over(&all);
+    let longest = chart.groups.iter().map(|g| g.label.chars().count()).max().unwrap_or(0);
+    let left = MARGIN + LETTER * as_f64(longest);
+    let scale = Scale::over(left, &all);
     let mut body = String::new();
     let mut y = TOP + BAR * 1.5 * as_f64(chart.series.len());
     for (n, name) in chart.series.iter().enumerate() {
         let at = TOP + BAR * 1.5 * as_f64(n);
-        rect(&mut body, LEFT, at - BAR + 2.0, BAR, BAR, color(n));
-        text(&mut body, LEFT + BAR + 6.0, at, "start", name);
+        rect(&mut body, left, at - BAR + 2.0, BAR, BAR, color(n));
+        text(&mut body, left + BAR + 6.0, at, "start", name);
     }
     let top = y;
     y += GAP;
@@ -57,7 +62,7 @@ pub(crate) fn svg(chart: &Chart) -> Option<String> {
             continue;
         }
         let middle = y + BAR * as_f64(bars.len()) / 2.0;
-        text(&mut body, LEFT - 34.0, middle + 4.0, "end", &group.label);
+        text(&mut body, left - MARGIN, middle + 4.0, "end", &group.label);
         for (n, ratio) in bars {
             let (one, end) = (scale.x(1.0), scale.x(ratio));
             rect(&mut body, one.min(end), y + 1.0, (end - one).abs().max(1.0), BAR - 2.0, color(n));
@@ -67,7 +72,7 @@ pub(crate) fn svg(chart: &Chart) -> Option<String> {
         }
         y += GAP;
     }
-    let (width, height) = (LEFT + WIDTH + RIGHT, y + 26.0);
+    let (width, height) = (left + WIDTH + RIGHT, y + 26.0);
     let mut out = format!(
         "<svg xmlns='http://www.w3.org/2000/svg' width='{width:.0}' height='{height:.0}' \
          viewBox='0 0 {width:.0} {height:.0}' font-family='sans-serif' font-size='12'>\n"
@@ -88,23 +93,24 @@ pub(crate) fn svg(chart: &Chart) -> Option<String> {
 
 /// Where ratios lie: whole powers of ten at both ends, 1 among them.
 struct Scale {
+    left: f64,
     low: i32,
     high: i32,
 }
 
 impl Scale {
-    fn over(ratios: &[f64]) -> Self {
+    fn over(left: f64, ratios: &[f64]) -> Self {
         let end = |round: fn(f64) -> f64| {
             #[expect(clippy::cast_possible_truncation, reason = "the power of ten of a double is small")]
             ratios.iter().map(move |ratio| round(ratio.log10()) as i32)
         };
         let low = end(f64::floor).min().unwrap_or(0);
         let high = end(f64::ceil).max().unwrap_or(0);
-        Self { low: low.min(0), high: high.max(1) }
+        Self { left, low: low.min(0), high: high.max(1) }
     }
 
     fn x(&self, ratio: f64) -> f64 {
-        LEFT + WIDTH * (ratio.log10() - f64::from(self.low)) / f64::from(self.high - self.low)
+        self.left + WIDTH * (ratio.log10() - f64::from(self.low)) / f64::from(self.high - self.low)
     }
 
     /// Lines across the chart, and whether each has room for a label.
@@ -182,13 +188,13 @@ mod tests {
 
     #[test]
     fn scales_hold_one_and_all_ratios() {
-        let scale = Scale::over(&[0.02, 40.0]);
+        let scale = Scale::over(7.0, &[0.02, 40.0]);
         assert_eq!((scale.low, scale.high), (-2, 2));
-        assert!((scale.x(0.01) - LEFT).abs() < 1e-6 && (scale.x(100.0) - LEFT - WIDTH).abs() < 1e-6);
-        assert!((scale.x(1.0) - LEFT - WIDTH / 2.0).abs() < 1e-6);
-        let scale = Scale::over(&[1.5]);
+        assert!((scale.x(0.01) - 7.0).abs() < 1e-6 && (scale.x(100.0) - 7.0 - WIDTH).abs() < 1e-6);
+        assert!((scale.x(1.0) - 7.0 - WIDTH / 2.0).abs() < 1e-6);
+        let scale = Scale::over(7.0, &[1.5]);
         assert_eq!((scale.low, scale.high), (0, 1));
         assert!(scale.marks().contains(&(10.0, true)));
-        assert_eq!(Scale::over(&[10.0]).high, 1);
+        assert_eq!(Scale::over(7.0, &[10.0]).high, 1);
     }
 }

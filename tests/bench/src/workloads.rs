@@ -65,7 +65,7 @@ impl Workload {
         let most = options.peer_sessions;
         match self.load {
             Load::Idle(count) if subject.is_peer() && count > most => Err(format!(
-                "peers are given at most {most} sessions, for their memory and the time that logging in takes"
+                "peers are given at most {most} sessions, for the time that logging them in takes and the memory"
             )),
             Load::GrowSessions(shape) if subject.is_peer() => {
                 let fewer = growth::Shape { many: shape.many.min(most), ..shape };
