@@ -34,11 +34,11 @@ pub(crate) struct Outcome {
 
 /// Opens `count` sessions, each available, waits until memory is steady, and closes them.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, count: usize) -> Result<Outcome, Failure> {
-    for client in sessions::open(at, access, WARM_UP.min(count)).await? {
+    for client in sessions::open(at, access, 0..WARM_UP.min(count)).await? {
         client.close().await?;
     }
     let before = settled(pid).await?;
-    let clients = sessions::open(at, access, count).await?;
+    let clients = sessions::open(at, access, 0..count).await?;
     let after = settled(pid).await?;
     let per_session = |before: u64, after: u64| (as_f64(after) - as_f64(before)) / as_f64(count as u64);
     let outcome = Outcome {

@@ -37,7 +37,7 @@ pub(crate) struct Outcome {
 /// Runs the load against the server with this process id.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
     // Once through all users: afterwards the generator's SCRAM keys are known and cost nothing.
-    for client in sessions::open(at, access, shape.users).await? {
+    for client in sessions::open(at, access, 0..shape.users).await? {
         client.close().await?;
     }
     let done = Rc::new(Cell::new(0u64));

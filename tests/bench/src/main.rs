@@ -7,15 +7,25 @@
 use clap::{Parser, Subcommand};
 use waystation_harness::process::pin_to_core;
 
+mod drain;
+mod figures;
+mod growth;
 mod histogram;
 mod idle;
+mod load;
 mod logins;
+mod machine;
 mod meter;
+mod pace;
 mod pairs;
+mod plot;
 mod presence;
 mod report;
 mod sessions;
+mod stats;
+mod subjects;
 mod suite;
+mod workloads;
 
 /// The core that servers are kept on.
 const SERVER_CORE: usize = 0;

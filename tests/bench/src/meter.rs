@@ -7,6 +7,11 @@ use waystation_harness::process::{cpu_time, own_cpu_time};
 
 use crate::Failure;
 
+/// A process is at rest when it took less than a fiftieth of this time.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a process may take to come to rest.
+const MAX_REST: Duration = Duration::from_secs(30);
+
 /// A running measurement.
 pub(crate) struct Meter {
     pid: u32,
@@ -42,6 +47,21 @@ impl Meter {
     }
 }
 
+/// Waits until a process has next to nothing to do: what it put off would count for what comes next.
+pub(crate) async fn rest(pid: u32) -> Result<(), Failure> {
+    let end = Instant::now() + MAX_REST;
+    let mut last = cpu_time(pid)?;
+    while Instant::now() < end {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = cpu_time(pid)?;
+        if now - last < LOOK_EVERY / 50 {
+            break;
+        }
+        last = now;
+    }
+    Ok(())
+}
+
 impl Cost {
     /// Things done per second of wall time.
     pub(crate) fn per_second(&self, count: u64) -> f64 {
@@ -51,6 +71,11 @@ impl Cost {
     /// Things done per second of the server's CPU time.
     pub(crate) fn per_cpu_second(&self, count: u64) -> f64 {
         as_f64(count) / self.server_cpu
+    }
+
+    /// The server's CPU time for one thing, in microseconds.
+    pub(crate) fn server_micros(&self, count: u64) -> f64 {
+        self.server_cpu * 1e6 / as_f64(count)
     }
 
     /// The generator's CPU time for one thing, in microseconds.

@@ -6,27 +6,33 @@
 //! The body begins with the time of sending; its place is found by one search
 //! for the end tag and one for the body, not by parsing.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use memchr::memmem::Finder;
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 use waystation_harness::Endpoint;
 use waystation_harness::wire::Wire;
 
 use crate::Failure;
-use crate::histogram::Histogram;
-use crate::meter::{Cost, Meter};
+use crate::load::{Ground, until_measured};
+use crate::meter::{Cost, Meter, as_f64};
+use crate::pace::Pace;
 use crate::sessions::{self, Access};
 
 /// Hexadecimal digits of the time stamp at the start of every body.
 const STAMP: usize = 16;
 /// How long messages in flight may take to arrive after the sending has ended.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long nothing may arrive while messages are under way.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Seconds between two messages of a user during a pause.
+const PAUSE: f64 = 3_600.0;
 
 /// Messages after which a client with stream management asks for an acknowledgement, as slixmpp
 /// does.
@@ -52,13 +58,11 @@ pub(crate) struct Shape {
     pub(crate) seconds: f64,
 }
 
-/// What came out.
+/// A measured stretch of the load.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct Stretch {
     /// Messages delivered while measuring.
     pub(crate) delivered: u64,
-    /// Messages that were sent and never arrived.
-    pub(crate) lost: u64,
     /// The time of the faster half, in milliseconds.
     pub(crate) p50_ms: f64,
     /// The time that 99 of 100 stay below, in milliseconds.
@@ -67,12 +71,31 @@ pub(crate) struct Outcome {
     pub(crate) cost: Cost,
 }
 
+/// What came out.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Outcome {
+    /// The figures.
+    #[serde(flatten)]
+    pub(crate) stretch: Stretch,
+    /// Messages that were sent and never arrived.
+    pub(crate) lost: u64,
+}
+
+/// The load while it runs, for who decides how long it does and at which rate.
+pub(crate) struct Game {
+    pid: u32,
+    shape: Shape,
+    shared: Rc<Shared>,
+}
+
 struct Shared {
-    epoch: Instant,
-    scratch: RefCell<Vec<u8>>,
-    latencies: RefCell<Histogram>,
+    ground: Ground,
     sent: Cell<u64>,
     received: Cell<u64>,
+    /// Nanoseconds from one message of a user to its next; none means at once.
+    interval: Cell<Option<u64>>,
+    /// The interval is another one.
+    changed: Notify,
     stopping: Cell<bool>,
     end_of_iq: Finder<'static>,
     end_of_message: Finder<'static>,
@@ -82,28 +105,43 @@ struct Shared {
 
 /// Runs the load against the server with this process id.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
-    let mut clients = sessions::open(at, access, shape.pairs * 2).await?;
+    play(at, pid, access, shape, async |game: &Game| {
+        let stretch = game.measure().await?;
+        Ok(Outcome { stretch, lost: game.stop().await })
+    })
+    .await
+}
+
+/// Logs the users in and lets them talk for as long as `body` takes.
+pub(crate) async fn play<T>(
+    at: &Endpoint,
+    pid: u32,
+    access: Access,
+    shape: Shape,
+    body: impl AsyncFnOnce(&Game) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut clients = sessions::open(at, access, 0..shape.pairs * 2).await?;
     if shape.managed {
         // Before the first message, for both sides count from here on.
         for client in &mut clients {
-            client.send("<enable xmlns='urn:xmpp:sm:3'/>").await?;
-            while client.raw().next_element("<enabled/>").await?.local() != "enabled" {}
+            sessions::manage(client).await?;
         }
     }
     let jids: Vec<String> =
         clients.iter().map(|c| if shape.to_full { c.jid() } else { c.bare() }.to_owned()).collect();
     let shared = Rc::new(Shared {
-        epoch: Instant::now(),
-        scratch: RefCell::new(vec![0; 256 * 1024]),
-        latencies: RefCell::default(),
+        ground: Ground::new(256 * 1024),
         sent: Cell::new(0),
         received: Cell::new(0),
+        interval: Cell::new(None),
+        changed: Notify::new(),
         stopping: Cell::new(false),
         end_of_iq: Finder::new(b"</iq>"),
         end_of_message: Finder::new(b"</message>"),
         request: Finder::new(b"<r xmlns="),
         start_of_body: Finder::new(b"<body>"),
     });
+    let game = Game { pid, shape, shared: Rc::clone(&shared) };
     let tasks = LocalSet::new();
     let mut users = JoinSet::new();
     for (n, client) in clients.into_iter().enumerate() {
@@ -111,6 +149,7 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
             wire: client.into_wire(),
             template: Template::new(&jids[n ^ 1], shape.body),
             shared: Rc::clone(&shared),
+            pace: Pace::new(n, jids.len()),
             managed: shape.managed,
             unasked: 0,
             handled: 0,
@@ -119,37 +158,73 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
         let first = if n % 2 == 0 { shape.window } else { 0 };
         users.spawn_local_on(user.run(first), &tasks);
     }
-    let measured = async {
-        tokio::time::sleep(Duration::from_secs_f64(shape.warm_up)).await;
-        let meter = Meter::start(pid)?;
+    until_measured(tasks, users, body(&game)).await
+}
+
+impl Game {
+    /// Measures as long as the shape says, after its warm-up.
+    pub(crate) async fn measure(&self) -> Result<Stretch, Failure> {
+        let shared = &self.shared;
+        tokio::time::sleep(Duration::from_secs_f64(self.shape.warm_up)).await;
+        let meter = Meter::start(self.pid)?;
         let before = shared.received.get();
-        shared.latencies.take();
-        tokio::time::sleep(Duration::from_secs_f64(shape.seconds)).await;
+        shared.ground.take_latencies();
+        tokio::time::sleep(Duration::from_secs_f64(self.shape.seconds)).await;
         let cost = meter.cost()?;
         let delivered = shared.received.get() - before;
-        let latencies = shared.latencies.take();
+        let latencies = shared.ground.take_latencies();
+        Ok(Stretch { delivered, p50_ms: latencies.p50_ms, p99_ms: latencies.p99_ms, cost })
+    }
+
+    /// Lets no message be sent any more, waits for those on their way, and counts those that did not come.
+    pub(crate) async fn stop(&self) -> u64 {
+        let shared = &self.shared;
         shared.stopping.set(true);
         let end = Instant::now() + DRAIN;
         while shared.received.get() < shared.sent.get() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let millis = |p| latencies.percentile(p).as_secs_f64() * 1e3;
-        let lost = shared.sent.get() - shared.received.get();
-        Ok(Outcome { delivered, lost, p50_ms: millis(0.5), p99_ms: millis(0.99), cost })
-    };
-    // A user's task ends only by a failure: whichever comes first decides.
-    tasks
-        .run_until(async {
-            tokio::select! {
-                outcome = measured => outcome,
-                Some(ended) = users.join_next() => match ended {
-                    Ok(Err(e)) => Err(e.into()),
-                    Ok(Ok(())) => Err(Failure::Load("the server closed a session".into())),
-                    Err(e) => Err(Failure::task(e)),
-                },
+        shared.sent.get() - shared.received.get()
+    }
+
+    /// From now on all users together send so many messages a second, or as many as are answered.
+    pub(crate) fn set_rate(&self, rate: Option<f64>) {
+        let users = as_f64(self.shape.pairs as u64 * 2);
+        self.set_interval(rate.map(|rate| users / rate));
+    }
+
+    /// From now on next to nothing is sent.
+    pub(crate) fn pause(&self) {
+        self.set_interval(Some(PAUSE));
+    }
+
+    fn set_interval(&self, seconds: Option<f64>) {
+        self.shared.interval.set(seconds.map(nanos));
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Messages sent since the beginning.
+    pub(crate) fn sent(&self) -> u64 {
+        self.shared.sent.get()
+    }
+
+    /// Waits until so many messages were sent.
+    pub(crate) async fn reach(&self, sent: u64) -> Result<(), Failure> {
+        let (mut last, mut since) = (self.sent(), Instant::now());
+        while last < sent {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if self.sent() > last {
+                (last, since) = (self.sent(), Instant::now());
+            } else if since.elapsed() > PATIENCE {
+                return Err(Failure::Load(format!("nothing moves after {last} messages")));
             }
-        })
-        .await
+        }
+        Ok(())
+    }
+}
+
+fn nanos(seconds: f64) -> u64 {
+    u64::try_from(Duration::from_secs_f64(seconds).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A message with a gap for the time stamp.
@@ -178,6 +253,7 @@ struct User {
     wire: Wire,
     template: Template,
     shared: Rc<Shared>,
+    pace: Pace,
     managed: bool,
     /// Messages since the last request for an acknowledgement.
     unasked: usize,
@@ -191,15 +267,24 @@ impl User {
         let shared = Rc::clone(&self.shared);
         let mut inbox = Vec::new();
         let mut outbox = Vec::new();
-        self.fill(&mut outbox, first);
+        self.pace.owe(first);
         loop {
+            self.send_due(&mut outbox);
             if !outbox.is_empty() {
                 self.wire.write_all(&outbox).await?;
                 outbox.clear();
             }
-            let n =
-                poll_fn(|cx| self.wire.poll_read(cx, &mut shared.scratch.borrow_mut(), &mut inbox)).await?;
-            if n == 0 {
+            let read = match self.pace.due() {
+                None => shared.ground.fill(&mut self.wire, &mut inbox).await?,
+                Some(due) => tokio::select! {
+                    read = shared.ground.fill_before(due, &mut self.wire, &mut inbox) => match read? {
+                        Some(read) => read,
+                        None => continue,
+                    },
+                    () = shared.changed.notified() => continue,
+                },
+            };
+            if read == 0 {
                 return Ok(());
             }
             let asked = self.managed && shared.is_asked(&mut inbox);
@@ -210,14 +295,20 @@ impl User {
                 let ack = format!("<a xmlns='urn:xmpp:sm:3' h='{}'/>", self.handled);
                 outbox.extend_from_slice(ack.as_bytes());
             }
-            if !shared.stopping.get() {
-                self.fill(&mut outbox, arrived);
-            }
+            self.pace.owe(arrived);
+        }
+    }
+
+    /// Sends what is owed and may go now; nothing once the load stops.
+    fn send_due(&mut self, outbox: &mut Vec<u8>) {
+        let count = self.pace.take(self.shared.ground.now(), self.shared.interval.get());
+        if count > 0 && !self.shared.stopping.get() {
+            self.fill(outbox, count);
         }
     }
 
     fn fill(&mut self, outbox: &mut Vec<u8>, count: usize) {
-        let stamp = to_hex(self.shared.now());
+        let stamp = to_hex(self.shared.ground.now());
         for _ in 0..count {
             self.template.append(outbox, stamp);
         }
@@ -231,10 +322,6 @@ impl User {
 }
 
 impl Shared {
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
     /// Whether the server asks for an acknowledgement; what asks is removed.
     fn is_asked(&self, inbox: &mut Vec<u8>) -> bool {
         let mut asked = false;
@@ -269,15 +356,14 @@ impl Shared {
 
     /// Counts the whole messages in `inbox` with their latencies and removes them.
     fn take_messages(&self, inbox: &mut Vec<u8>) -> usize {
-        let now = self.now();
-        let mut latencies = self.latencies.borrow_mut();
+        let now = self.ground.now();
         let mut rest = inbox.as_slice();
         let mut count = 0;
         while let Some(end) = self.end_of_message.find(rest) {
             let message = &rest[..end];
             let body = self.start_of_body.find(message).map(|at| &message[at + b"<body>".len()..]);
             if let Some(sent) = body.and_then(from_hex) {
-                latencies.record(now.saturating_sub(sent));
+                self.ground.record(sent, now);
                 count += 1;
             }
             rest = &rest[end + b"</message>".len()..];

@@ -4,11 +4,10 @@
 //! server is measured by what it may drop. What counts is copies delivered.
 //! The status begins with the time of sending.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use memchr::memmem::Finder;
 use serde::Serialize;
@@ -18,7 +17,7 @@ use waystation_harness::wire::Wire;
 use waystation_harness::{Client, Endpoint};
 
 use crate::Failure;
-use crate::histogram::Histogram;
+use crate::load::{Ground, until_measured};
 use crate::meter::{Cost, Meter};
 use crate::sessions::{self, Access};
 
@@ -52,9 +51,7 @@ pub(crate) struct Outcome {
 }
 
 struct Shared {
-    epoch: Instant,
-    scratch: RefCell<Vec<u8>>,
-    latencies: RefCell<Histogram>,
+    ground: Ground,
     copies: Cell<u64>,
     arrived: Notify,
     start: Finder<'static>,
@@ -62,15 +59,13 @@ struct Shared {
 
 /// Runs the load against the server with this process id.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
-    let mut clients = sessions::open(at, access, shape.contacts + 1).await?;
+    let mut clients = sessions::open(at, access, 0..shape.contacts + 1).await?;
     let mut user = clients.remove(0);
     tokio::time::timeout(PATIENCE, subscribe(&mut user, &mut clients))
         .await
         .map_err(|_| Failure::Load("the contacts were not subscribed in time".into()))??;
     let shared = Rc::new(Shared {
-        epoch: Instant::now(),
-        scratch: RefCell::new(vec![0; 64 * 1024]),
-        latencies: RefCell::default(),
+        ground: Ground::new(64 * 1024),
         copies: Cell::new(0),
         arrived: Notify::new(),
         start: Finder::new(START),
@@ -87,26 +82,14 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
         tokio::time::sleep(Duration::from_secs_f64(shape.warm_up)).await;
         let meter = Meter::start(pid)?;
         let before = shared.copies.get();
-        shared.latencies.take();
+        shared.ground.take_latencies();
         tokio::time::sleep(Duration::from_secs_f64(shape.seconds)).await;
         let cost = meter.cost()?;
-        let latencies = shared.latencies.take();
-        let millis = |p| latencies.percentile(p).as_secs_f64() * 1e3;
+        let latencies = shared.ground.take_latencies();
         let copies = shared.copies.get() - before;
-        Ok(Outcome { copies, p50_ms: millis(0.5), p99_ms: millis(0.99), cost })
+        Ok(Outcome { copies, p50_ms: latencies.p50_ms, p99_ms: latencies.p99_ms, cost })
     };
-    tasks
-        .run_until(async {
-            tokio::select! {
-                outcome = measured => outcome,
-                Some(ended) = readers.join_next() => match ended {
-                    Ok(Err(e)) => Err(e.into()),
-                    Ok(Ok(())) => Err(Failure::Load("the server closed a session".into())),
-                    Err(e) => Err(Failure::task(e)),
-                },
-            }
-        })
-        .await
+    until_measured(tasks, readers, measured).await
 }
 
 /// Every contact asks for the user's presence, and gets it.
@@ -140,13 +123,13 @@ async fn subscribe(user: &mut Client, contacts: &mut [Client]) -> Result<(), Fai
 async fn change(mut wire: Wire, shared: Rc<Shared>, contacts: u64) -> io::Result<()> {
     let (mut inbox, mut sent) = (Vec::new(), 0);
     loop {
-        let stamp = shared.now();
+        let stamp = shared.ground.now();
         wire.write_all(format!("<presence><status>{stamp:016x}</status></presence>").as_bytes()).await?;
         sent += contacts;
         while shared.copies.get() < sent {
             tokio::select! {
                 () = shared.arrived.notified() => {}
-                n = shared.fill(&mut wire, &mut inbox) => {
+                n = shared.ground.fill(&mut wire, &mut inbox) => {
                     if n? == 0 {
                         return Ok(());
                     }
@@ -160,32 +143,24 @@ async fn change(mut wire: Wire, shared: Rc<Shared>, contacts: u64) -> io::Result
 
 async fn read(mut wire: Wire, shared: Rc<Shared>) -> io::Result<()> {
     let mut inbox = Vec::new();
-    while shared.fill(&mut wire, &mut inbox).await? > 0 {
+    while shared.ground.fill(&mut wire, &mut inbox).await? > 0 {
         shared.count(&mut inbox);
     }
     Ok(())
 }
 
 impl Shared {
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    async fn fill(&self, wire: &mut Wire, inbox: &mut Vec<u8>) -> io::Result<usize> {
-        poll_fn(|cx| wire.poll_read(cx, &mut self.scratch.borrow_mut(), inbox)).await
-    }
-
     /// Counts the copies whose stamps have arrived, and removes what came before them.
     fn count(&self, inbox: &mut Vec<u8>) {
         const STAMP: usize = 16;
-        let now = self.now();
+        let now = self.ground.now();
         let mut used = 0;
         while let Some(at) = self.start.find(&inbox[used..])
             && let Some(stamp) = inbox.get(used + at + START.len()..used + at + START.len() + STAMP)
         {
             let sent = std::str::from_utf8(stamp).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
             if let Some(sent) = sent {
-                self.latencies.borrow_mut().record(now.saturating_sub(sent));
+                self.ground.record(sent, now);
                 self.copies.set(self.copies.get() + 1);
             }
             used += at + START.len() + STAMP;

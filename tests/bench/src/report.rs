@@ -1,4 +1,9 @@
-//! The report: raw results as JSON, medians and ratios as Markdown.
+//! The report: raw results as JSON, medians with their spread and ratios as Markdown, ratios as a
+//! picture.
+//!
+//! Ratios are of medians, and always above 1 where ours is better, whichever
+//! way a figure counts. What was not measured and what must be known of a run
+//! stands below the table, so that no gap and no figure goes without a word.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,116 +13,78 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::Failure;
-use crate::suite::{Outcome, Run};
+use crate::figures::{Figure, figures, remark};
+use crate::machine::Machine;
+use crate::plot::{self, Chart, Group};
+use crate::stats::{Spread, short};
+use crate::suite::{Omission, Run};
 
-/// One figure of an outcome.
-struct Figure {
-    name: &'static str,
-    value: f64,
-    /// Whether more is better; decides what a ratio of two servers means.
-    more_is_better: bool,
-    /// Whether the ratio to the peers is worth a column.
-    compare: bool,
-}
+/// The picture's file beside the report.
+const PICTURE: &str = "ratios.svg";
 
-fn figures(outcome: &Outcome) -> Vec<Figure> {
-    let up = |name, value, compare| Figure { name, value, more_is_better: true, compare };
-    let down = |name, value, compare| Figure { name, value, more_is_better: false, compare };
-    match outcome {
-        Outcome::Pairs(o) => vec![
-            up("messages per CPU second", o.cost.per_cpu_second(o.delivered), true),
-            up("messages per second", o.cost.per_second(o.delivered), true),
-            down("p50, ms", o.p50_ms, true),
-            down("p99, ms", o.p99_ms, true),
-            down("generator, µs of CPU per message", o.cost.generator_micros(o.delivered), false),
-            down("messages lost", crate::meter::as_f64(o.lost), false),
-        ],
-        Outcome::Logins(o) => vec![
-            up("logins per CPU second", o.cost.per_cpu_second(o.logins), true),
-            up("logins per second", o.cost.per_second(o.logins), true),
-            down("generator, µs of CPU per login", o.cost.generator_micros(o.logins), false),
-        ],
-        Outcome::Presence(o) => vec![
-            up("copies per CPU second", o.cost.per_cpu_second(o.copies), true),
-            up("copies per second", o.cost.per_second(o.copies), true),
-            down("p50, ms", o.p50_ms, true),
-            down("p99, ms", o.p99_ms, true),
-            down("generator, µs of CPU per copy", o.cost.generator_micros(o.copies), false),
-        ],
-        Outcome::Idle(o) => vec![
-            down("resident KB per session", o.rss_per_session / 1024.0, true),
-            down("proportional KB per session", o.pss_per_session / 1024.0, false),
-        ],
-    }
+/// What was measured, all of it.
+pub(crate) struct Results<'a> {
+    /// Names and versions of the servers, in the order of the columns.
+    pub(crate) servers: &'a [(&'static str, String)],
+    /// The results, in the order of measuring.
+    pub(crate) runs: &'a [Run],
+    /// What is missing, and why.
+    pub(crate) omissions: &'a [Omission],
 }
 
 /// A run in one line, for the terminal.
 pub(crate) fn line(run: &Run) -> String {
-    let mut text = format!("{:<11} {:<18} #{}", run.server, run.workload, run.round + 1);
+    let mut text = format!("{:<16} {:<18} #{}", run.server, run.workload, run.round + 1);
     for figure in figures(&run.outcome) {
         let _infallible = write!(text, "  {} {}", short(figure.value), figure.name);
     }
-    if bound_by_generator(run) {
-        text.push_str("  (limited by the generator)");
+    if let Some(remark) = remark(&run.outcome) {
+        let _infallible = write!(text, "  ({remark})");
     }
     text
 }
 
-fn bound_by_generator(run: &Run) -> bool {
-    match &run.outcome {
-        Outcome::Pairs(o) => o.cost.generator_bound(),
-        Outcome::Logins(o) => o.cost.generator_bound(),
-        Outcome::Presence(o) => o.cost.generator_bound(),
-        Outcome::Idle(_) => false,
-    }
-}
-
-/// Writes `report.json` and `report.md` into `folder`, and the Markdown to standard output.
-pub(crate) fn write(folder: &Path, servers: &[(&'static str, String)], runs: &[Run]) -> Result<(), Failure> {
+/// Writes `report.json`, `report.md` and its picture into `folder`, and the Markdown to standard output.
+pub(crate) fn write(folder: &Path, results: &Results<'_>) -> Result<(), Failure> {
     fs::create_dir_all(folder)?;
-    let machine = machine();
-    let json = json!({ "machine": machine, "servers": servers, "runs": runs });
+    let machine = Machine::of(&std::env::temp_dir());
+    let Results { servers, runs, omissions } = results;
+    let json = json!({ "machine": machine, "servers": servers, "runs": runs, "omitted": omissions });
     fs::write(folder.join("report.json"), serde_json::to_string_pretty(&json)? + "\n")?;
-    let markdown = markdown(&machine, servers, runs);
+    let table = Table::of(results);
+    let picture = plot::svg(&table.chart());
+    if let Some(picture) = &picture {
+        fs::write(folder.join(PICTURE), picture)?;
+    }
+    let markdown = markdown(&machine.to_string(), results, &table, picture.is_some());
     fs::write(folder.join("report.md"), &markdown)?;
     std::io::stdout().write_all(markdown.as_bytes())?;
     Ok(())
 }
 
-fn markdown(machine: &str, servers: &[(&'static str, String)], runs: &[Run]) -> String {
-    let rounds = runs.iter().map(|r| r.round + 1).max().unwrap_or(0);
+fn markdown(machine: &str, results: &Results<'_>, table: &Table, picture: bool) -> String {
+    let rounds = results.runs.iter().map(|r| r.round + 1).max().unwrap_or(0);
     let mut text = format!(
-        "# Load, measured side by side\n\nMachine: {machine}. The server has core 0 to itself, the generator core 1. \
-         Medians of {rounds}.\n\nServers:"
+        "# Load, measured side by side\n\nMachine: {machine}. The server has core 0 to itself, the generator \
+         core 1. Medians of {rounds}, with the smallest and the largest value.\n\nServers:"
     );
-    for (name, version) in servers {
+    for (name, version) in results.servers {
         let _infallible = write!(text, " {name} {version};");
     }
     text.pop();
-    text.push_str(".\n\n| workload | figure |");
-    for (name, _) in servers {
-        let _infallible = write!(text, " {name} |");
+    text.push_str(".\n\n");
+    if picture {
+        let _infallible = writeln!(text, "![How many times better than the better peer]({PICTURE})\n");
     }
-    let comparisons = comparisons(servers);
-    for comparison in &comparisons {
-        let peers = if comparison.archive { "better peer with its archive" } else { "better peer" };
-        let _infallible = write!(text, " {}: times better than the {peers} |", servers[comparison.ours].0);
+    table.write(&mut text);
+    for (run, remark) in results.runs.iter().filter_map(|run| Some((run, remark(&run.outcome)?))) {
+        let _infallible = write!(text, "\n* {} {} #{}: {remark}.", run.server, run.workload, run.round + 1);
     }
-    text.push_str("\n|---|---|");
-    text.push_str(&"---|".repeat(servers.len() + comparisons.len()));
-    text.push('\n');
-    let mut names: Vec<&'static str> = Vec::new();
-    for run in runs {
-        if !names.contains(&run.workload) {
-            names.push(run.workload);
-        }
+    for Omission { server, workload, reason } in results.omissions {
+        let _infallible = write!(text, "\n* {server} {workload}: {reason}.");
     }
-    for workload in names {
-        rows(&mut text, workload, servers, runs, &comparisons);
-    }
-    for run in runs.iter().filter(|r| bound_by_generator(r)) {
-        let _infallible =
-            write!(text, "\n{} {} #{}: limited by the generator.", run.server, run.workload, run.round + 1);
+    if !text.ends_with('\n') {
+        text.push('\n');
     }
     text
 }
@@ -125,8 +92,8 @@ fn markdown(machine: &str, servers: &[(&'static str, String)], runs: &[Run]) -> 
 /// One of ours beside the peers that it is fair to compare it with.
 struct Comparison {
     ours: usize,
+    name: String,
     peers: Vec<usize>,
-    archive: bool,
 }
 
 /// Each of ours with the peers without an archive, and the one with it with those that have one.
@@ -138,109 +105,182 @@ fn comparisons(servers: &[(&'static str, String)]) -> Vec<Comparison> {
     let mut all = Vec::new();
     for archive in [false, true] {
         let peers = indexes(&|name| !is_ours(name) && name.ends_with("-archive") == archive);
-        let ours = indexes(&|name| is_ours(name) && (!archive || name == "waystation"));
+        let what = if archive { "better peer with its archive" } else { "better peer" };
         if !peers.is_empty() {
-            all.extend(ours.into_iter().map(|ours| Comparison { ours, peers: peers.clone(), archive }));
+            for ours in indexes(&|name| is_ours(name) && (!archive || name == "waystation")) {
+                let name = format!("{}: times better than the {what}", servers[ours].0);
+                all.push(Comparison { ours, name, peers: peers.clone() });
+            }
         }
     }
     all
 }
 
-fn rows(
-    text: &mut String,
-    workload: &str,
-    servers: &[(&'static str, String)],
-    runs: &[Run],
-    comparisons: &[Comparison],
-) {
-    let of = |server: &str| -> Vec<Vec<Figure>> {
-        let mine = runs.iter().filter(|r| r.workload == workload && r.server == server);
-        mine.map(|r| figures(&r.outcome)).collect()
-    };
-    let all: Vec<Vec<Vec<Figure>>> = servers.iter().map(|(name, _)| of(name)).collect();
-    let Some(shape) = all.iter().flatten().next() else { return };
-    for (i, figure) in shape.iter().enumerate() {
-        let medians: Vec<Option<f64>> = all
-            .iter()
-            .map(|rounds| median(rounds.iter().map(|figures| figures[i].value).collect()))
-            .collect();
-        let _infallible = write!(text, "| {workload} | {} |", figure.name);
-        for value in &medians {
-            let _infallible = write!(text, " {} |", value.map_or("-".to_owned(), short));
-        }
-        for comparison in comparisons {
-            let peers = comparison.peers.iter().filter_map(|index| medians[*index]);
-            let best = peers.reduce(|a, b| if (a > b) == figure.more_is_better { a } else { b });
-            let ratio = match (medians[comparison.ours], best) {
-                (Some(ours), Some(best)) if figure.compare => {
-                    short(if figure.more_is_better { ours / best } else { best / ours })
-                }
-                _ => String::new(),
+/// All figures of all servers.
+struct Table {
+    servers: Vec<&'static str>,
+    comparisons: Vec<Comparison>,
+    rows: Vec<Row>,
+}
+
+/// One figure of one workload.
+struct Row {
+    workload: String,
+    figure: &'static str,
+    /// Of each server.
+    cells: Vec<Option<Spread>>,
+    /// Of each comparison.
+    ratios: Vec<Option<f64>>,
+    /// Whether it is the workload's first figure, which stands for it.
+    leads: bool,
+}
+
+impl Table {
+    fn of(results: &Results<'_>) -> Self {
+        let comparisons = comparisons(results.servers);
+        let servers: Vec<&'static str> = results.servers.iter().map(|(name, _)| *name).collect();
+        let mut rows: Vec<Row> = Vec::new();
+        for Run { workload, .. } in results.runs {
+            if rows.iter().any(|row| row.workload == *workload) {
+                continue;
+            }
+            let of = |server: &&str| -> Vec<Vec<Figure>> {
+                let mine = results.runs.iter().filter(|r| r.workload == *workload && r.server == *server);
+                mine.map(|r| figures(&r.outcome)).collect()
             };
-            let _infallible = write!(text, " {ratio} |");
+            let all: Vec<Vec<Vec<Figure>>> = servers.iter().map(of).collect();
+            let Some(shape) = all.iter().flatten().next() else { continue };
+            for (i, figure) in shape.iter().enumerate() {
+                let values = |rounds: &Vec<Vec<Figure>>| rounds.iter().map(|f| f[i].value).collect();
+                let cells: Vec<Option<Spread>> =
+                    all.iter().map(|rounds| Spread::of(values(rounds))).collect();
+                let ratios = comparisons.iter().map(|c| ratio(c, &cells, figure)).collect();
+                let (workload, figure) = (workload.clone(), figure.name);
+                rows.push(Row { workload, figure, cells, ratios, leads: i == 0 });
+            }
         }
+        Self { servers, comparisons, rows }
+    }
+
+    fn write(&self, text: &mut String) {
+        text.push_str("| workload | figure |");
+        let names = self.servers.iter().copied().chain(self.comparisons.iter().map(|c| c.name.as_str()));
+        for name in names {
+            let _infallible = write!(text, " {name} |");
+        }
+        text.push_str("\n|---|---|");
+        text.push_str(&"---|".repeat(self.servers.len() + self.comparisons.len()));
         text.push('\n');
+        for row in &self.rows {
+            let _infallible = write!(text, "| {} | {} |", row.workload, row.figure);
+            for cell in &row.cells {
+                let _infallible = write!(text, " {} |", cell.map_or("-".to_owned(), |cell| cell.show()));
+            }
+            for ratio in &row.ratios {
+                let _infallible = write!(text, " {} |", ratio.map(short).unwrap_or_default());
+            }
+            text.push('\n');
+        }
+    }
+
+    /// The first figure of each workload as ratios.
+    fn chart(&self) -> Chart {
+        let group = |row: &Row| Group {
+            label: format!("{}: {}", row.workload, row.figure),
+            ratios: row.ratios.clone(),
+        };
+        Chart {
+            title: "How many times better than the better peer, medians, on a logarithmic scale".to_owned(),
+            series: self.comparisons.iter().map(|c| c.name.clone()).collect(),
+            groups: self.rows.iter().filter(|row| row.leads).map(group).collect(),
+        }
     }
 }
 
-/// The middle value; of an even number the lower of the two in the middle.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().checked_sub(1)? / 2).copied()
-}
-
-/// Three significant digits where that loses nothing, thousands separated.
-fn short(value: f64) -> String {
-    if value.abs() < 100.0 {
-        return if value == value.trunc() { format!("{value:.0}") } else { format!("{value:.2}") };
-    }
-    let digits = format!("{value:.0}");
-    let first = (digits.len() - 1) % 3 + 1;
-    let mut text = digits[..first].to_owned();
-    for group in digits.as_bytes()[first..].chunks(3) {
-        text.push(',');
-        text.push_str(std::str::from_utf8(group).unwrap_or_default());
-    }
-    text
-}
-
-fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or_default();
-    let model = model.trim_start_matches([' ', '\t', ':']);
-    let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
-    let mhz = cpuinfo.lines().find_map(|l| l.strip_prefix("cpu MHz")).unwrap_or_default();
-    let mhz = mhz.trim_start_matches([' ', '\t', ':']);
-    let memory = read("/proc/meminfo");
-    let memory = memory.lines().next().and_then(|l| l.split_whitespace().nth(1)).unwrap_or_default();
-    let gib = memory.parse::<u64>().unwrap_or(0) / (1024 * 1024);
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let load = read("/proc/loadavg");
-    let load = load.split_whitespace().next().unwrap_or_default().to_owned();
-    format!(
-        "{cores} x {model} at {mhz} MHz, {gib} GiB, Linux {}, load average at the end {load}",
-        kernel.trim()
-    )
+/// How many times better ours is than the best of the peers.
+fn ratio(comparison: &Comparison, cells: &[Option<Spread>], figure: &Figure) -> Option<f64> {
+    let of = |index: usize| cells[index].map(|cell| cell.median);
+    let peers = comparison.peers.iter().filter_map(|index| of(*index));
+    let best = peers.reduce(|a, b| if (a > b) == figure.more_is_better { a } else { b })?;
+    let ours = of(comparison.ours)?;
+    figure.compare.then_some(if figure.more_is_better { ours / best } else { best / ours })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Outcome;
+    use crate::{idle, logins, meter};
 
-    #[test]
-    fn numbers_read_well() {
-        assert_eq!(short(0.5), "0.50");
-        assert_eq!(short(7.0), "7");
-        assert_eq!(short(123.4), "123");
-        assert_eq!(short(1234.0), "1,234");
-        assert_eq!(short(1_234_567.0), "1,234,567");
+    fn idle(server: &'static str, round: usize, kilobytes: f64) -> Run {
+        let bytes = kilobytes * 1024.0;
+        let outcome = idle::Outcome {
+            sessions: 1,
+            baseline_rss: 0,
+            rss: 0,
+            rss_per_session: bytes,
+            pss_per_session: bytes,
+        };
+        Run { server, workload: "idle-1".to_owned(), round, outcome: Outcome::Idle(outcome) }
+    }
+
+    fn logins(server: &'static str, logins: u64) -> Run {
+        let cost = meter::Cost { wall: 1.0, server_cpu: 1.0, generator_cpu: 0.5 };
+        let outcome = Outcome::Logins(logins::Outcome { logins, cost });
+        Run { server, workload: "logins".to_owned(), round: 0, outcome }
+    }
+
+    fn report(runs: &[Run]) -> (String, Option<String>) {
+        let names = ["waystation", "waystation-fsync", "prosody", "ejabberd", "ejabberd-archive"];
+        let servers = names.map(|name| (name, "1.2".to_owned()));
+        let omissions = [Omission {
+            server: "prosody",
+            workload: "idle-9".to_owned(),
+            reason: "not measured; too many".to_owned(),
+        }];
+        let results = Results { servers: &servers, runs, omissions: &omissions };
+        let table = Table::of(&results);
+        let picture = plot::svg(&table.chart());
+        (markdown("a machine", &results, &table, picture.is_some()), picture)
     }
 
     #[test]
-    fn medians() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0]), Some(1.0));
-        assert_eq!(median(vec![]), None);
+    fn rows_have_medians_spreads_and_ratios_to_the_better_peer() {
+        let (text, picture) = report(&[
+            idle("waystation", 0, 10.0),
+            idle("waystation", 1, 12.0),
+            idle("waystation", 2, 8.0),
+            idle("prosody", 0, 50.0),
+            idle("ejabberd", 0, 40.0),
+            idle("ejabberd-archive", 0, 80.0),
+            logins("waystation-fsync", 300),
+            logins("prosody", 50),
+            logins("ejabberd", 100),
+        ]);
+        let has = |row: &str| assert!(text.contains(row), "{row} in\n{text}");
+        has("| idle-1 | resident KB per session | 10 (8–12) | - | 50 | 40 | 80 | 4 |  | 8 |\n");
+        has("| logins | logins per CPU second | - | 300 | 50 | 100 | - |  | 3 |  |\n");
+        has("generator, µs of CPU per login");
+        has("* prosody idle-9: not measured; too many.\n");
+        has("ejabberd-archive 1.2.\n");
+        has("a machine");
+        has("](ratios.svg)");
+        let picture = picture.unwrap();
+        for part in [">4.00<", ">8.00<", ">3.00<", "idle-1: resident KB per session"] {
+            assert!(picture.contains(part), "{part} in {picture}");
+        }
+        assert!(!picture.contains("proportional"));
+    }
+
+    #[test]
+    fn without_peers_there_is_a_table_and_no_picture() {
+        let servers = [("waystation", "1".to_owned())];
+        let runs = [idle("waystation", 0, 10.0)];
+        let results = Results { servers: &servers, runs: &runs, omissions: &[] };
+        let table = Table::of(&results);
+        assert!(plot::svg(&table.chart()).is_none());
+        let text = markdown("a machine", &results, &table, false);
+        assert!(text.ends_with("| idle-1 | proportional KB per session | 10 |\n"), "{text}");
+        assert!(!text.contains("svg"));
     }
 }

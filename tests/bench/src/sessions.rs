@@ -1,6 +1,7 @@
 //! Many sessions at once: how the workloads' users log in.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use tokio::task::{JoinSet, LocalSet};
@@ -32,19 +33,27 @@ pub(crate) fn account(n: usize) -> Account {
     Account::new(&format!("u{n}"))
 }
 
-/// Logs users `0..count` in, each one available, in the order of their numbers.
-pub(crate) async fn open(at: &Endpoint, access: Access, count: usize) -> Result<Vec<Client>, Failure> {
-    let next = Rc::new(Cell::new(0));
+/// Switches stream management (XEP-0198) on; both sides count from here on.
+pub(crate) async fn manage(client: &mut Client) -> Result<(), Failure> {
+    client.send("<enable xmlns='urn:xmpp:sm:3'/>").await?;
+    while client.raw().next_element("<enabled/>").await?.local() != "enabled" {}
+    Ok(())
+}
+
+/// Logs these users in, each one available, in the order of their numbers.
+pub(crate) async fn open(at: &Endpoint, access: Access, users: Range<usize>) -> Result<Vec<Client>, Failure> {
+    let Range { start, end } = users.clone();
+    let next = Rc::new(Cell::new(start));
     let tasks = LocalSet::new();
     let mut workers = JoinSet::new();
-    for _ in 0..CONCURRENCY.min(count) {
+    for _ in 0..CONCURRENCY.min(users.len()) {
         let (at, next) = (at.clone(), Rc::clone(&next));
         workers.spawn_local_on(
             async move {
                 let mut opened = Vec::new();
                 loop {
                     let n = next.get();
-                    if n >= count {
+                    if n >= end {
                         return Ok::<_, Failure>(opened);
                     }
                     next.set(n + 1);
@@ -58,7 +67,7 @@ pub(crate) async fn open(at: &Endpoint, access: Access, count: usize) -> Result<
     }
     let mut all = tasks
         .run_until(async {
-            let mut all = Vec::with_capacity(count);
+            let mut all = Vec::with_capacity(users.len());
             while let Some(part) = workers.join_next().await {
                 all.extend(part.map_err(Failure::task)??);
             }

@@ -4,16 +4,16 @@
 //! the same accounts. The rounds go over all servers before the next one, so
 //! that a disturbance of the machine falls on all of them alike.
 
-use std::process::Command;
-
 use clap::Args;
 use serde::Serialize;
 use waystation_harness::process::raise_file_limit;
 use waystation_harness::sasl::Hash;
-use waystation_harness::{Config, Kind, Mechanism, Security, Server};
+use waystation_harness::{Config, Mechanism, Server};
 
 use crate::sessions::{Access, account};
-use crate::{Failure, SERVER_CORE, idle, logins, pairs, presence, report};
+use crate::subjects::Subject;
+use crate::workloads::{self, Load, Workload};
+use crate::{Failure, SERVER_CORE, drain, growth, idle, logins, pairs, presence, report};
 
 /// What to run, and how long.
 #[derive(Debug, Clone, Args)]
@@ -33,9 +33,31 @@ pub(crate) struct Options {
     /// Seconds measured per load.
     #[arg(long, default_value_t = 10.0)]
     pub(crate) seconds: f64,
-    /// Idle sessions.
-    #[arg(long, default_value_t = 5_000)]
-    pub(crate) sessions: usize,
+    /// Idle sessions: a workload idle-N and one idle-N-tls for each number.
+    #[arg(long, value_delimiter = ',', default_values_t = [2_000, 10_000, 18_000])]
+    pub(crate) sessions: Vec<usize>,
+    /// The most idle sessions that the peers are given.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) peer_sessions: usize,
+    /// Messages a second in the workloads that grow: what all servers manage, with archives too.
+    #[arg(long, default_value_t = 500.0)]
+    pub(crate) rate: f64,
+    /// The idle sessions that growth-sessions begins with.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) grow_from: usize,
+    /// The idle sessions that growth-sessions ends with; the peers get --peer-sessions at most.
+    #[arg(long, default_value_t = 18_000)]
+    pub(crate) grow_to: usize,
+    /// Messages that wait for each of the 20 accounts of drain; ejabberd closes a session with more than
+    /// 5,000 that it did not acknowledge.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) offline: usize,
+    /// The messages in the archive that growth-archive ends with; it begins with 10,000.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) archived: usize,
+    /// The same for the peers, which take longer to be filled.
+    #[arg(long, default_value_t = 50_000)]
+    pub(crate) peer_archived: usize,
     /// Further `--set` keys for Waystation: KEY=TOML.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
@@ -44,71 +66,8 @@ pub(crate) struct Options {
     pub(crate) out: std::path::PathBuf,
 }
 
-/// A server as it is put under load: which one, and how it is set up.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Subject {
-    /// Name in the report.
-    pub(crate) name: &'static str,
-    kind: Kind,
-    settings: &'static [(&'static str, &'static str)],
-    modules: &'static [&'static str],
-}
-
-const SUBJECTS: [Subject; 8] = [
-    Subject::ours("waystation", &[]),
-    Subject::ours("waystation-fsync", &[("archive.enabled", "false")]),
-    Subject::ours("waystation-os", &[("archive.enabled", "false"), ("durability", "'os'")]),
-    Subject::ours("waystation-memory", &[("archive.enabled", "false"), ("durability", "'memory'")]),
-    Subject::peer("prosody", Kind::Prosody, &["smacks"]),
-    Subject::peer("prosody-archive", Kind::Prosody, &["smacks", "mam"]),
-    Subject::peer("ejabberd", Kind::Ejabberd, &["mod_stream_mgmt: {}"]),
-    Subject::peer("ejabberd-archive", Kind::Ejabberd, &["mod_stream_mgmt: {}", "mod_mam: {default: always}"]),
-];
-
-impl Subject {
-    const fn ours(name: &'static str, settings: &'static [(&'static str, &'static str)]) -> Self {
-        Self { name, kind: Kind::Waystation, settings, modules: &[] }
-    }
-
-    const fn peer(name: &'static str, kind: Kind, modules: &'static [&'static str]) -> Self {
-        Self { name, kind, settings: &[], modules }
-    }
-
-    fn parse(name: &str) -> Result<Self, String> {
-        let names = SUBJECTS.map(|subject| subject.name).join(", ");
-        let found = SUBJECTS.into_iter().find(|subject| subject.name == name);
-        found.ok_or_else(|| format!("no such server: {name}; there are {names}"))
-    }
-}
-
 /// Lines of the server's log that are shown when a load fails.
 const LOG_LINES: usize = 10;
-
-/// One kind of load.
-#[derive(Debug, Clone, Copy)]
-enum Load {
-    Pairs(pairs::Shape),
-    Logins(logins::Shape),
-    Presence(presence::Shape),
-    Idle(usize),
-}
-
-struct Workload {
-    name: &'static str,
-    security: Security,
-    load: Load,
-}
-
-impl Workload {
-    fn users(&self) -> usize {
-        match self.load {
-            Load::Pairs(shape) => shape.pairs * 2,
-            Load::Logins(shape) => shape.users,
-            Load::Presence(shape) => shape.contacts + 1,
-            Load::Idle(count) => count,
-        }
-    }
-}
 
 /// What one load on one server gave.
 #[derive(Debug, Clone, Serialize)]
@@ -122,6 +81,10 @@ pub(crate) enum Outcome {
     Presence(presence::Outcome),
     /// Of [`idle`].
     Idle(idle::Outcome),
+    /// Of [`drain`].
+    Drain(drain::Outcome),
+    /// Of [`growth`].
+    Growth(growth::Outcome),
 }
 
 /// One row of the raw results.
@@ -130,68 +93,69 @@ pub(crate) struct Run {
     /// The server's name.
     pub(crate) server: &'static str,
     /// The workload's name.
-    pub(crate) workload: &'static str,
+    pub(crate) workload: String,
     /// The round, from 0.
     pub(crate) round: usize,
     /// The figures.
     pub(crate) outcome: Outcome,
 }
 
+/// A workload that a server was not given, or a round of it that failed.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Omission {
+    /// The server's name.
+    pub(crate) server: &'static str,
+    /// The workload's name.
+    pub(crate) workload: String,
+    /// Why, or how.
+    pub(crate) reason: String,
+}
+
 /// Runs everything and writes the report.
 pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     raise_file_limit()?;
     let settings = parse_settings(&options.settings)?;
-    let mut workloads = workloads(options);
-    let names: Vec<&str> = workloads.iter().map(|w| w.name).collect();
-    let means = |part: &str, name: &str| name == part || (!names.contains(&part) && name.contains(part));
-    workloads.retain(|w| options.only.is_empty() || options.only.iter().any(|part| means(part, w.name)));
+    let workloads = workloads::only(workloads::all(options), &options.only);
     let mut runs: Vec<Run> = Vec::new();
+    let mut omissions: Vec<Omission> = Vec::new();
+    let mut failed = 0usize;
     for round in 0..options.rounds {
         for subject in &options.servers {
             for workload in &workloads {
-                let outcome = measure(subject, workload, &settings).await?;
-                let run = Run { server: subject.name, workload: workload.name, round, outcome };
-                eprintln!("{}", report::line(&run));
-                runs.push(run);
+                let (server, name) = (subject.name, workload.name.clone());
+                match workload.for_subject(subject, options) {
+                    Ok(workload) => {
+                        let run = match measure(subject, &workload, &settings).await {
+                            Ok(outcome) => Run { server, workload: name, round, outcome },
+                            Err(e) => {
+                                // One failure must not take the results of hours with it.
+                                let reason = format!("round {} failed: {e}", round + 1);
+                                eprintln!("{server} {name}: {reason}");
+                                omissions.push(Omission { server, workload: name, reason });
+                                failed += 1;
+                                continue;
+                            }
+                        };
+                        eprintln!("{}", report::line(&run));
+                        runs.push(run);
+                    }
+                    Err(reason) if round == 0 => {
+                        let reason = format!("not measured; {reason}");
+                        omissions.push(Omission { server, workload: name, reason });
+                    }
+                    Err(_) => {}
+                }
             }
         }
     }
     let servers: Vec<(&'static str, String)> =
-        options.servers.iter().map(|subject| (subject.name, version(subject.kind))).collect();
-    report::write(&options.out, &servers, &runs)
-}
-
-fn workloads(options: &Options) -> Vec<Workload> {
-    let shape = |pairs, window| pairs::Shape {
-        pairs,
-        window,
-        body: 100,
-        to_full: false,
-        managed: false,
-        warm_up: 2.0,
-        seconds: options.seconds,
-    };
-    let pairs = |pairs, window| Load::Pairs(shape(pairs, window));
-    let managed = |pairs, window| Load::Pairs(pairs::Shape { managed: true, ..shape(pairs, window) });
-    let logins = Load::Logins(logins::Shape { users: 200, seconds: options.seconds });
-    let presence =
-        |contacts| Load::Presence(presence::Shape { contacts, warm_up: 1.0, seconds: options.seconds });
-    let idle = Load::Idle(options.sessions);
-    let (none, tls, starttls) = (Security::None, Security::Direct, Security::StartTls);
-    vec![
-        Workload { name: "pairs-100x10", security: none, load: pairs(100, 10) },
-        Workload { name: "pairs-100x10-tls", security: tls, load: pairs(100, 10) },
-        Workload { name: "pairs-100x10-sm", security: none, load: managed(100, 10) },
-        Workload { name: "pairs-100x1", security: none, load: pairs(100, 1) },
-        Workload { name: "pairs-100x100", security: none, load: pairs(100, 100) },
-        Workload { name: "pairs-20x1", security: none, load: pairs(20, 1) },
-        Workload { name: "logins", security: none, load: logins },
-        Workload { name: "logins-starttls", security: starttls, load: logins },
-        Workload { name: "presence-200", security: none, load: presence(200) },
-        Workload { name: "presence-1000", security: none, load: presence(1_000) },
-        Workload { name: "idle", security: none, load: idle },
-        Workload { name: "idle-tls", security: tls, load: idle },
-    ]
+        options.servers.iter().map(|subject| (subject.name, subject.version())).collect();
+    let results = report::Results { servers: &servers, runs: &runs, omissions: &omissions };
+    report::write(&options.out, &results)?;
+    if failed > 0 {
+        return Err(Failure::Load(format!("{failed} measurements failed; the report says which")));
+    }
+    Ok(())
 }
 
 async fn measure(
@@ -204,7 +168,7 @@ async fn measure(
         kind: subject.kind,
         accounts: (0..workload.users()).map(account).collect(),
         hash: Hash::Sha1,
-        settings: own.chain(settings.iter().cloned()).collect(),
+        settings: own.chain([quick_accounts()]).chain(settings.iter().cloned()).collect(),
         modules: subject.modules.iter().map(|module| (*module).to_owned()).collect(),
         unlimited: true,
         core: Some(SERVER_CORE),
@@ -218,6 +182,9 @@ async fn measure(
         Load::Pairs(shape) => pairs::run(&at, pid, access, shape).await.map(Outcome::Pairs),
         Load::Logins(shape) => logins::run(&at, pid, access, shape).await.map(Outcome::Logins),
         Load::Presence(shape) => presence::run(&at, pid, access, shape).await.map(Outcome::Presence),
+        Load::Drain(shape) => drain::run(&at, pid, access, shape).await.map(Outcome::Drain),
+        Load::GrowSessions(shape) => growth::sessions(&at, pid, access, shape).await.map(Outcome::Growth),
+        Load::GrowArchive(shape) => growth::archive(&at, pid, access, shape).await.map(Outcome::Growth),
         Load::Idle(count) => idle::run(&at, pid, access, count).await.map(Outcome::Idle),
     };
     // What the server says of it goes with its folder.
@@ -228,19 +195,36 @@ async fn measure(
     })
 }
 
+/// As many rounds of hashing as the peers' accounts have: more take minutes for 18,000 accounts, and
+/// a login costs the server the same with any number.
+fn quick_accounts() -> (String, String) {
+    ("sasl.iterations".to_owned(), "4096".to_owned())
+}
+
 fn parse_settings(settings: &[String]) -> Result<Vec<(String, String)>, Failure> {
     let split = |s: &String| s.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
     settings.iter().map(|s| split(s).ok_or_else(|| Failure::Load(format!("--set {s}: no '='")))).collect()
 }
 
-fn version(kind: Kind) -> String {
-    let output = match kind {
-        Kind::Waystation => waystation_harness::waystation::binary()
-            .ok()
-            .and_then(|path| Command::new(path).arg("--version").output().ok()),
-        Kind::Prosody | Kind::Ejabberd => {
-            Command::new("dpkg-query").args(["-W", "-f", "${Version}", kind.name()]).output().ok()
+#[cfg(test)]
+impl Options {
+    /// Small numbers.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            servers: Vec::new(),
+            only: Vec::new(),
+            rounds: 1,
+            seconds: 0.1,
+            sessions: vec![20, 100],
+            peer_sessions: 50,
+            offline: 5,
+            archived: 2_000_000,
+            peer_archived: 30_000,
+            rate: 100.0,
+            grow_from: 10,
+            grow_to: 60,
+            settings: Vec::new(),
+            out: std::path::PathBuf::new(),
         }
-    };
-    output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+    }
 }

@@ -42,7 +42,7 @@ allow_unencrypted_plain_auth = true
 authentication = "internal_hashed"
 password_hash = "{hash}"
 storage = "internal"
-log = {{ warn = "*console" }}
+{archives}log = {{ warn = "*console" }}
 ssl = {{ certificate = {certificate:?}, key = {key:?} }}
 "#,
         pid = folder.join("prosody.pid"),
@@ -50,6 +50,8 @@ ssl = {{ certificate = {certificate:?}, key = {key:?} }}
         tls = at.c2s_tls.port(),
         modules = config.modules.iter().map(|m| format!(", {m:?}")).collect::<String>(),
         required = config.tls_required,
+        // Of one account, in the archive as well as in what waits for it.
+        archives = if config.unlimited { "storage_archive_item_limit = 10000000\n" } else { "" },
         hash = match config.hash {
             Hash::Sha1 => "SHA-1",
             Hash::Sha256 => "SHA-256",
@@ -93,11 +95,12 @@ pub(crate) fn prepare_ejabberd(config: &Config, at: &Endpoint, folder: &Path) ->
         )
     };
     let starttls = if config.tls_required { "starttls_required: true" } else { "starttls: true" };
+    let waiting = if config.unlimited { "shaper_rules: {max_user_offline_messages: infinity}\n" } else { "" };
     let hosts: String = config.hosts.iter().map(|h| format!("  - {h:?}\n")).collect();
     let text = format!(
         "hosts:\n{hosts}loglevel: warning\ncertfiles: [{certificate:?}, {key:?}]\nlisten:\n{}{}\
          auth_method: internal\nauth_password_format: scram\nauth_scram_hash: {hash}\n\
-         disable_sasl_mechanisms: [digest-md5, X-OAUTH2]\n\
+         disable_sasl_mechanisms: [digest-md5, X-OAUTH2]\n{waiting}\
          modules:\n  mod_roster: {{versioning: true}}\n  mod_disco: {{}}\n  mod_ping: {{}}\n  mod_version: {{}}\n  \
          mod_time: {{}}\n  mod_last: {{}}\n  mod_offline: {{}}\n{}",
         listener(at.c2s.port(), starttls),

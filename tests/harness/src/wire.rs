@@ -8,7 +8,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -16,10 +16,13 @@ use std::task::{Context, Poll, ready};
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// How much ciphertext or plain text one system call may fetch.
 const READ_CHUNK: usize = 64 * 1024;
+
+/// Loopback addresses to connect from, one after the other when the ones before have no free port.
+const SOURCES: u8 = 8;
 
 /// A TCP connection with optional TLS.
 pub struct Wire {
@@ -30,9 +33,19 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Connects over plain TCP with Nagle's algorithm off.
+    /// Connects over plain TCP with Nagle's algorithm off; to a server on this machine from further
+    /// loopback addresses (127.0.0.2 and on) when ports run short.
     pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
-        let tcp = TcpStream::connect(addr).await?;
+        let mut connected = TcpStream::connect(addr).await;
+        for last in 2..=SOURCES {
+            match (&connected, addr) {
+                (Err(e), SocketAddr::V4(to)) if to.ip().is_loopback() && lacks_port(e) => {
+                    connected = connect_from(Ipv4Addr::new(127, 0, 0, last), addr).await;
+                }
+                _ => break,
+            }
+        }
+        let tcp = connected?;
         tcp.set_nodelay(true)?;
         Ok(Self { tcp, tls: None, early: Vec::new() })
     }
@@ -174,6 +187,16 @@ async fn flush(tcp: &TcpStream, tls: &mut ClientConnection) -> io::Result<()> {
     Ok(())
 }
 
+async fn connect_from(source: Ipv4Addr, addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddrV4::new(source, 0).into())?;
+    socket.connect(addr).await
+}
+
+fn lacks_port(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+}
+
 /// Decrypts `data`, taking the plain text out as it comes, for rustls holds only a little of it.
 fn feed(tls: &mut ClientConnection, mut data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     while !data.is_empty() {
@@ -203,5 +226,19 @@ impl Write for SocketWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn other_loopback_addresses_can_be_connected_from() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let source = Ipv4Addr::new(127, 0, 0, SOURCES);
+        let _tcp = connect_from(source, listener.local_addr().unwrap()).await.unwrap();
+        let (_accepted, from) = listener.accept().await.unwrap();
+        assert_eq!(from.ip(), source);
     }
 }

@@ -1,0 +1,97 @@
+//! The servers under load: which programs, and how each is set up.
+//!
+//! A name here is a column of the report and means the same in every run, so
+//! that reports can be compared; what a set-up is beside this project's and
+//! the peers' defaults stands here and in the README, and nowhere else.
+
+use std::process::Command;
+
+use waystation_harness::Kind;
+
+/// A server as it is put under load: which one, and how it is set up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject {
+    /// Name in the report.
+    pub(crate) name: &'static str,
+    /// The program.
+    pub(crate) kind: Kind,
+    /// This project's server only: keys beside the defaults.
+    pub(crate) settings: &'static [(&'static str, &'static str)],
+    /// Peers only: further modules.
+    pub(crate) modules: &'static [&'static str],
+    /// Whether messages are archived.
+    pub(crate) archive: bool,
+}
+
+const SUBJECTS: [Subject; 8] = [
+    Subject { archive: true, ..Subject::ours("waystation", &[]) },
+    Subject::ours("waystation-fsync", &[("archive.enabled", "false")]),
+    Subject::ours("waystation-os", &[("archive.enabled", "false"), ("durability", "'os'")]),
+    Subject::ours("waystation-memory", &[("archive.enabled", "false"), ("durability", "'memory'")]),
+    Subject::peer("prosody", Kind::Prosody, &["smacks"]),
+    Subject { archive: true, ..Subject::peer("prosody-archive", Kind::Prosody, &["smacks", "mam"]) },
+    Subject::peer("ejabberd", Kind::Ejabberd, &["mod_stream_mgmt: {}"]),
+    Subject {
+        archive: true,
+        ..Subject::peer(
+            "ejabberd-archive",
+            Kind::Ejabberd,
+            &["mod_stream_mgmt: {}", "mod_mam: {default: always}"],
+        )
+    },
+];
+
+impl Subject {
+    const fn ours(name: &'static str, settings: &'static [(&'static str, &'static str)]) -> Self {
+        Self { name, kind: Kind::Waystation, settings, modules: &[], archive: false }
+    }
+
+    const fn peer(name: &'static str, kind: Kind, modules: &'static [&'static str]) -> Self {
+        Self { name, kind, settings: &[], modules, archive: false }
+    }
+
+    /// Finds a server by its name in the report.
+    pub(crate) fn parse(name: &str) -> Result<Self, String> {
+        let names = SUBJECTS.map(|subject| subject.name).join(", ");
+        let found = SUBJECTS.into_iter().find(|subject| subject.name == name);
+        found.ok_or_else(|| format!("no such server: {name}; there are {names}"))
+    }
+
+    /// Whether it is one of the servers that ours is compared with.
+    pub(crate) fn is_peer(&self) -> bool {
+        self.kind != Kind::Waystation
+    }
+
+    /// The version of the program that is installed or built; empty when it does not say.
+    pub(crate) fn version(&self) -> String {
+        let output = match self.kind {
+            Kind::Waystation => waystation_harness::waystation::binary()
+                .ok()
+                .and_then(|path| Command::new(path).arg("--version").output().ok()),
+            Kind::Prosody | Kind::Ejabberd => {
+                Command::new("dpkg-query").args(["-W", "-f", "${Version}", self.kind.name()]).output().ok()
+            }
+        };
+        output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        for subject in SUBJECTS {
+            let found = Subject::parse(subject.name).unwrap();
+            assert_eq!(
+                (found.archive, found.modules),
+                (subject.archive, subject.modules),
+                "{}",
+                subject.name
+            );
+            assert_eq!(subject.is_peer(), !subject.name.starts_with("waystation"));
+        }
+        assert!(Subject::parse("nothing").unwrap_err().contains("ejabberd-archive"));
+    }
+}
