@@ -59,7 +59,12 @@ pub(crate) fn name(name: &str) -> Result<(), QueueError> {
     if name.is_empty() || name.len() > MAX_QUEUE_NAME {
         return Err(QueueError::Invalid("the length of a queue's name"));
     }
-    if name.chars().any(char::is_control) {
+    // Byte by byte for those of ASCII, as nearly all are: names are a fifth of what an append costs.
+    let has_control = match name.is_ascii() {
+        true => name.bytes().any(|byte| byte.is_ascii_control()),
+        false => name.chars().any(char::is_control),
+    };
+    if has_control {
         return Err(QueueError::Invalid("a control character in a queue's name"));
     }
     Ok(())
@@ -82,6 +87,16 @@ pub(crate) fn wait(asked: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_has_control_characters() {
+        for good in ["a/romeo@localhost", "a/\u{e9}@localhost", "~"] {
+            assert!(name(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", "a\n", "\u{7f}", "\u{e9}\u{0}", "\u{85}", &"x".repeat(MAX_QUEUE_NAME + 1)] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_reason_is_cut_between_characters() {

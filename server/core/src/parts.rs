@@ -119,32 +119,35 @@ pub(crate) struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Writes the start tag but for its end, the extra attributes, each with a space before it, and
-    /// what comes behind the head. Returns how long the head is, and where things stand in it.
+    /// Writes the start tag but for its end, with `extra` bytes of further attributes that are
+    /// written by `write`, each with a space before it, and what comes behind the head. Returns how
+    /// long the head is, and where things stand in it.
     ///
     /// The buffer is as long as what is in it: most stanzas are kept for a while.
-    pub(crate) fn write<'b>(
+    pub(crate) fn write(
         &self,
-        extra: impl Iterator<Item = &'b [u8]> + Clone,
+        extra: usize,
+        write: impl FnOnce(&mut Vec<u8>),
         behind: &[u8],
     ) -> (Vec<u8>, usize, Spans) {
-        let (kind, of_type) = (self.stanza_type.kind().as_str(), self.stanza_type.attribute());
-        let [from, to] = [&self.from, &self.to].map(|address| address.as_ref().map(|a| a.as_bytes()));
-        let attributes = [
-            (" from='", from),
-            (" to='", to),
-            (" type='", of_type.map(str::as_bytes)),
-            (" id='", self.id),
-            (" xml:lang='", self.lang),
+        const START: [&str; 5] = [" from='", " to='", " type='", " id='", " xml:lang='"];
+        let kind = self.stanza_type.kind().as_str();
+        let values = [
+            self.from.as_ref().map(|from| from.as_bytes()),
+            self.to.as_ref().map(|to| to.as_bytes()),
+            self.stanza_type.attribute().map(str::as_bytes),
+            self.id,
+            self.lang,
         ];
-        let known: usize =
-            attributes.iter().flat_map(|(start, value)| Some(start.len() + 1 + (*value)?.len())).sum();
-        let length = 1 + kind.len() + known + extra.clone().map(<[u8]>::len).sum::<usize>();
-        let mut out = Vec::with_capacity(length + behind.len());
+        let mut length = 1 + kind.len() + extra + behind.len();
+        for (start, value) in START.iter().zip(values) {
+            length += value.map_or(0, |value| start.len() + value.len() + 1);
+        }
+        let mut out = Vec::with_capacity(length);
         out.push(b'<');
         out.extend_from_slice(kind.as_bytes());
         let mut places = [None; 5];
-        for ((start, value), place) in attributes.into_iter().zip(&mut places) {
+        for ((start, value), place) in START.iter().zip(values).zip(&mut places) {
             let Some(value) = value else { continue };
             out.extend_from_slice(start.as_bytes());
             let began = out.len();
@@ -153,9 +156,14 @@ impl Head<'_> {
             out.push(b'\'');
         }
         let began = out.len();
-        extra.for_each(|attribute| out.extend_from_slice(attribute));
+        let extra = match extra {
+            0 => None,
+            _ => {
+                write(&mut out);
+                Span::new(began, out.len())
+            }
+        };
         let head = out.len();
-        let extra = if began == head { None } else { Span::new(began, head) };
         out.extend_from_slice(behind);
         let [_, _, _, id, lang] = places;
         (out, head, Spans { id, lang, extra })
@@ -165,7 +173,7 @@ impl Head<'_> {
 /// `value` is escaped already, but a raw value from the wire may have stood between double quotes
 /// and hold an apostrophe.
 fn escape_apostrophes(out: &mut Vec<u8>, value: &[u8]) {
-    if value.contains(&b'\'') {
+    if memchr::memchr(b'\'', value).is_some() {
         for &b in value {
             if b == b'\'' { out.extend_from_slice(b"&apos;") } else { out.push(b) }
         }
@@ -213,7 +221,10 @@ impl Parts {
             id: self.id(),
             lang,
         };
-        let (bytes, _, spans) = head.write([attribute, self.extra()].into_iter(), &[]);
+        let extra = [attribute, self.extra()];
+        let length = extra.iter().map(|part| part.len()).sum();
+        let (bytes, _, spans) =
+            head.write(length, |out| extra.into_iter().for_each(|part| out.extend_from_slice(part)), &[]);
         Self {
             head: bytes.into(),
             tail: self.tail.clone(),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use waystation_xml::{Event, Frame, Framer, Ns, XmlError};
+use waystation_xml::{Attribute, Event, Frame, Framer, Ns, XmlError};
 
 use crate::error::{Condition, StanzaError};
 use crate::jid::Jid;
@@ -163,14 +163,20 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
         .filter(|lang| lang.len() <= MAX_LANG);
     let inherited = if lang.is_none() { stamp.lang } else { None };
 
-    let extra =
-        head.attributes.iter().filter(|attr| match (attr.prefix.slice(bytes), attr.local.slice(bytes)) {
-            (b"", b"from" | b"to" | b"type" | b"id") => attr.is_declaration,
-            // The content namespace is the stream's.
-            (b"", b"xmlns") | (b"xml", b"lang") => false,
-            _ => true,
+    let is_extra = |attr: &Attribute| match (attr.prefix.slice(bytes), attr.local.slice(bytes)) {
+        (b"", b"from" | b"to" | b"type" | b"id") => attr.is_declaration,
+        // The content namespace is the stream's.
+        (b"", b"xmlns") | (b"xml", b"lang") => false,
+        _ => true,
+    };
+    let extra = || head.attributes.iter().filter(|attr| is_extra(attr)).map(|attr| attr.raw(bytes));
+    let extra_length = extra().map(|raw| 1 + raw.len()).sum();
+    let write_extra = |out: &mut Vec<u8>| {
+        extra().for_each(|raw| {
+            out.push(b' ');
+            out.extend_from_slice(raw);
         });
-    let extra = extra.flat_map(|attr| [b" ", attr.raw(bytes)]);
+    };
     // What stands for itself is shared by all: there is much presence without content.
     let tail = &bytes[head.open_end..];
     let behind = if tail == EMPTY { &[] } else { tail };
@@ -181,7 +187,7 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
         id,
         lang: inherited.map(str::as_bytes).or(lang),
     };
-    let (all, length, spans) = written.write(extra, behind);
+    let (all, length, spans) = written.write(extra_length, write_extra, behind);
     let all = Bytes::from(all);
     let (head, tail) = match behind {
         [] => (all, Bytes::from_static(EMPTY)),

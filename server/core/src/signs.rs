@@ -7,7 +7,7 @@
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use memchr::memmem::{Finder, find};
+use memchr::memmem::Finder;
 
 /// Something for whose sake a stanza would have to be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub enum Sign {
 
 /// All of them.
 const ALL: u8 = 31;
+/// What a namespace is declared with, and what may stand for a character of it.
+static DECLARATION: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| ["xmlns", "&#"].map(Finder::new));
+
 /// They were looked for.
 const KNOWN: u8 = 128;
 
@@ -69,15 +72,24 @@ impl Signs {
             known => Self(AtomicU8::new(known | search(added))),
         }
     }
+
+    /// Those of a stanza to which something was added that has no other signs than these.
+    pub(crate) fn with_known(&self, added: &[Sign]) -> Self {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Self::default(),
+            known => Self(AtomicU8::new(added.iter().fold(known, |signs, sign| signs | *sign as u8))),
+        }
+    }
 }
 
 fn search(part: &[u8]) -> u8 {
     // Most chat messages declare no namespace, and are searched for nothing else.
-    if find(part, b"xmlns").is_none() {
+    let [declaration, reference] = &*DECLARATION;
+    if declaration.find(part).is_none() {
         return 0;
     }
     // A namespace can also be written with character references.
-    if find(part, b"&#").is_some() {
+    if reference.find(part).is_some() {
         return ALL;
     }
     FINDERS.iter().filter(|(_, finder)| finder.find(part).is_some()).fold(0, |signs, (sign, _)| signs | sign)

@@ -307,25 +307,26 @@ impl Stanza {
     /// added as its last children, for example a `<delay/>` stamp.
     #[must_use]
     pub fn with_appended(&self, xml: &str) -> Self {
-        let mut out = Parts::clone(&self.0);
-        let mut tail = Vec::with_capacity(self.0.tail.len() + xml.len() + 12);
-        match self.0.tail.strip_suffix(b"/>".as_slice()) {
+        self.appended(xml, self.0.signs.with(xml.as_bytes()))
+    }
+
+    /// The same, where it is known that `xml` has no other signs than these.
+    #[must_use]
+    pub fn with_appended_known(&self, xml: &str, signs: &[Sign]) -> Self {
+        self.appended(xml, self.0.signs.with_known(signs))
+    }
+
+    fn appended(&self, xml: &str, signs: Signs) -> Self {
+        let old = &*self.0.tail;
+        let name = self.kind().as_str().as_bytes();
+        let (start, content): (&[u8], &[u8]) = match old.strip_suffix(EMPTY) {
             // The tail of an empty stanza is `/>` alone, perhaps after white space.
-            Some(_) if self.0.child.is_none() && !self.0.tail.contains(&b'<') => {
-                tail.push(b'>');
-            }
-            _ => {
-                let end = self.0.tail.iter().rposition(|&b| b == b'<').unwrap_or(self.0.tail.len());
-                tail.extend_from_slice(&self.0.tail[..end]);
-            }
-        }
-        tail.extend_from_slice(xml.as_bytes());
-        tail.extend_from_slice(b"</");
-        tail.extend_from_slice(self.kind().as_str().as_bytes());
-        tail.push(b'>');
-        out.tail = tail.into();
-        out.signs = self.0.signs.with(xml.as_bytes());
-        Self(Arc::new(out))
+            Some(_) if self.0.child.is_none() && !old.contains(&b'<') => (b">", b""),
+            _ => (b"", &old[..old.iter().rposition(|&b| b == b'<').unwrap_or(old.len())]),
+        };
+        let tail = [start, content, xml.as_bytes(), b"</", name, b">"].concat();
+        let parts = &*self.0;
+        Self(Arc::new(Parts { tail: tail.into(), signs, ..parts.clone() }))
     }
 
     /// A stanza whose content is `inner`: well-formed elements in `jabber:client`, or with
@@ -351,7 +352,7 @@ impl Stanza {
             id: raw_id.map(str::as_bytes),
             lang: None,
         };
-        let (head, _, spans) = head.write([].into_iter(), &[]);
+        let (head, _, spans) = head.write(0, |_| {}, &[]);
         let child = ChildName::of_content(inner);
         let signs = Signs::default();
         Self(Arc::new(Parts { head: head.into(), tail, from, to, child, spans, stanza_type, signs }))

@@ -4,11 +4,10 @@
 //! closing its inlet while it is idle and then removing its own entry, so an outlet that
 //! answers `Gone` means "look again", never "lost".
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ahash::{HashMap, RandomState};
 use waystation_core::Jid;
 use waystation_runtime::Outlet;
 
@@ -29,7 +28,7 @@ pub struct Directory {
 impl Default for Directory {
     fn default() -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(HashMap::default())).collect(),
             hasher: RandomState::new(),
             routes: AtomicUsize::new(0),
         }
@@ -43,20 +42,24 @@ impl Directory {
     }
 
     /// The route of an account, started by `start` when there is none (or only one that has
-    /// closed).
-    pub fn find_or_start(&self, account: &Jid, start: impl FnOnce() -> AccountOutlet) -> AccountOutlet {
+    /// closed); `None` when `start` cannot start any.
+    pub fn find_or_start(
+        &self,
+        account: &Jid,
+        start: impl FnOnce() -> Option<AccountOutlet>,
+    ) -> Option<AccountOutlet> {
         let bare = account.bare_str();
         let mut shard = self.shard(bare);
         if let Some(outlet) = shard.get(bare)
             && !outlet.is_closed()
         {
-            return outlet.clone();
+            return Some(outlet.clone());
         }
-        let outlet = start();
+        let outlet = start()?;
         if shard.insert(account.bare_text(), outlet.clone()).is_none() {
             self.routes.fetch_add(1, Ordering::Relaxed);
         }
-        outlet
+        Some(outlet)
     }
 
     /// The route of an account, if there is one.
@@ -108,13 +111,14 @@ mod tests {
         let directory = Directory::default();
         let account = Jid::parse("a@h").unwrap();
         let (first, mut first_inlet) = outlet(1000, 10);
-        let found = directory.find_or_start(&account, || first.clone());
-        assert!(found.same_queue(&first));
-        assert!(directory.find_or_start(&account, || panic!("started twice")).same_queue(&first));
+        let found = directory.find_or_start(&account, || Some(first.clone()));
+        assert!(found.is_some_and(|o| o.same_queue(&first)));
+        let again = directory.find_or_start(&account, || panic!("started twice"));
+        assert!(again.is_some_and(|o| o.same_queue(&first)));
         first_inlet.close();
         assert!(directory.find("a@h").is_none(), "a closed route is not found");
         let (second, _second_inlet) = outlet(1000, 10);
-        directory.find_or_start(&account, || second.clone());
+        directory.find_or_start(&account, || Some(second.clone()));
         directory.remove("a@h", &first);
         assert!(directory.find("a@h").is_some_and(|o| o.same_queue(&second)));
         assert_eq!(directory.len(), 1);

@@ -39,7 +39,7 @@ const LAZY: Duration = Duration::from_millis(100);
 
 /// The queue of an account.
 pub fn account_queue(account: &Jid) -> QueueName {
-    format!("a/{}", account.bare_str()).into()
+    ["a/", account.bare_str()].concat().into()
 }
 
 /// What is offered.

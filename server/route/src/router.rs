@@ -346,10 +346,11 @@ impl Router {
     /// has no credit left.
     ///
     /// # Errors
-    /// The mail, when the route is full.
+    /// The mail, when the route is full, or the server has stopped and there will be none.
     pub fn to_account(self: &Arc<Self>, account: &Jid, mut mail: AccountMail) -> Result<(), AccountMail> {
         loop {
-            match self.account_route(account).offer(mail) {
+            let Some(route) = self.account_route(account) else { return Err(mail) };
+            match route.offer(mail) {
                 Offer::Accepted => return Ok(()),
                 Offer::Full(mail) => return Err(mail),
                 // It ended between the look-up and the offer: a new one is started.
@@ -358,24 +359,29 @@ impl Router {
         }
     }
 
-    /// Gives a control message to an account's route, whatever its credit.
+    /// Gives a control message to an account's route, whatever its credit. Once the server has
+    /// stopped nobody is there to take it, and it is dropped.
     pub fn control(self: &Arc<Self>, account: &Jid, mut mail: AccountMail) {
         loop {
-            match self.account_route(account).offer_control(mail) {
+            let Some(route) = self.account_route(account) else {
+                return tracing::debug!(%account, "the server has stopped: nobody takes this mail");
+            };
+            match route.offer_control(mail) {
                 Offer::Accepted => return,
                 Offer::Full(returned) | Offer::Gone(returned) => mail = returned,
             }
         }
     }
 
-    fn account_route(self: &Arc<Self>, account: &Jid) -> AccountOutlet {
+    /// `None` when the arbiter of the account has ended.
+    fn account_route(self: &Arc<Self>, account: &Jid) -> Option<AccountOutlet> {
         self.directory.find_or_start(account, || {
             let (outlet, inlet) = outlet(self.config.route_bytes, self.config.route_items);
             let router = self.clone();
             let account = account.to_bare();
             let place = self.arbiters.place(account.as_str());
-            self.arbiters.run_on(place, move || AccountRoute::start(router, account, inlet));
-            outlet
+            let started = self.arbiters.run_on(place, move || AccountRoute::start(router, account, inlet));
+            started.then_some(outlet)
         })
     }
 

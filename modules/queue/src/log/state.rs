@@ -80,7 +80,8 @@ pub(crate) struct Active {
 
 /// See the module's header.
 pub(crate) struct State {
-    names: HashMap<QueueName, u32>,
+    /// Looked up several times a record. Keyed like the standard map, for names are chosen by users.
+    names: ahash::HashMap<QueueName, u32>,
     order: BTreeMap<QueueName, u32>,
     pub(crate) queues: Vec<Option<Queue>>,
     unused: Vec<u32>,
@@ -106,7 +107,7 @@ const KEEP_EMPTY: usize = 1024;
 impl State {
     pub(crate) fn new(active: Active) -> Self {
         Self {
-            names: HashMap::new(),
+            names: ahash::HashMap::default(),
             order: BTreeMap::new(),
             queues: Vec::new(),
             unused: Vec::new(),

@@ -3,14 +3,14 @@
 //! What must hold: an id is known from the moment the route is done with it until a read of the
 //! queue that begins later cannot show it any more.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use waystation_core::queue::RecordId;
 
 /// In the order in which the intake was told.
 #[derive(Default)]
 pub(super) struct Gone {
-    ids: HashSet<RecordId>,
+    ids: ahash::HashSet<RecordId>,
     /// With the number that the intake gave.
     order: VecDeque<(u64, RecordId)>,
 }
