@@ -15,8 +15,6 @@ use crate::error::{Error, Result};
 
 /// How often the echo is asked.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Round trips faster than this tell nothing and are not kept.
-const NOTABLE: Duration = Duration::from_millis(1);
 
 /// The measurement, which goes on until [`Pace::end`] or the drop.
 pub struct Pace {
@@ -24,15 +22,22 @@ pub struct Pace {
     thread: Option<JoinHandle<Stalls>>,
 }
 
-/// When the machine stalled, in order.
+/// The round trips, in order: when each was due, and when it was over. A hundred a second are kept.
 #[derive(Debug, Clone, Default)]
 pub struct Stalls(Vec<(Instant, Instant)>);
 
 impl Stalls {
-    /// The longest stall that something under way from `began` to `ended` can have met.
-    pub fn longest(&self, began: Instant, ended: Instant) -> Duration {
+    /// How much of the time from `began` to `ended` an echo was kept waiting.
+    pub fn taken(&self, began: Instant, ended: Instant) -> Duration {
         let met = self.0.iter().filter(|(from, to)| *from < ended && *to > began);
-        met.map(|(from, to)| *to - *from).max().unwrap_or_default()
+        met.map(|(from, to)| *to.min(&ended) - *from.max(&began)).sum()
+    }
+
+    /// What 99 of 100 round trips stayed below.
+    pub fn p99(&self) -> Duration {
+        let mut all: Vec<_> = self.0.iter().map(|(from, to)| *to - *from).collect();
+        all.sort_unstable();
+        all.get((all.len() * 99 / 100).max(1) - 1).copied().unwrap_or_default()
     }
 }
 
@@ -90,9 +95,7 @@ fn ask(mut stream: TcpStream, stop: &AtomicBool) -> Stalls {
         }
         let now = Instant::now();
         // From when it was due: a thread that is woken late was kept waiting as well.
-        if now - due > NOTABLE {
-            stalls.0.push((due, now));
-        }
+        stalls.0.push((due, now));
         due = now + INTERVAL;
         std::thread::sleep(INTERVAL);
     }
@@ -108,10 +111,12 @@ mod tests {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let stalls = Stalls(vec![(at(100), at(150)), (at(200), at(500))]);
-        assert_eq!(stalls.longest(at(0), at(100)), Duration::ZERO);
-        assert_eq!(stalls.longest(at(140), at(180)), Duration::from_millis(50));
-        assert_eq!(stalls.longest(at(0), at(1000)), Duration::from_millis(300));
-        assert_eq!(stalls.longest(at(500), at(1000)), Duration::ZERO);
+        assert_eq!(stalls.taken(at(0), at(100)), Duration::ZERO);
+        assert_eq!(stalls.taken(at(140), at(180)), Duration::from_millis(10));
+        assert_eq!(stalls.taken(at(110), at(120)), Duration::from_millis(10));
+        assert_eq!(stalls.taken(at(0), at(1000)), Duration::from_millis(350));
+        assert_eq!(stalls.taken(at(500), at(1000)), Duration::ZERO);
+        assert_eq!((stalls.p99(), Stalls::default().p99()), (Duration::from_millis(50), Duration::ZERO));
     }
 
     #[test]
@@ -120,6 +125,6 @@ mod tests {
         let began = Instant::now();
         std::thread::sleep(3 * INTERVAL);
         let stalls = pace.end();
-        assert!(stalls.longest(began, Instant::now()) < Duration::from_secs(5), "{stalls:?}");
+        assert!(stalls.taken(began, Instant::now()) < Duration::from_secs(5), "{stalls:?}");
     }
 }

@@ -25,7 +25,7 @@ use crate::waystation;
 /// How long a server may take from its start to its first accepted connection.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a server may take to end after SIGTERM.
-const STOP_DEADLINE: Duration = Duration::from_secs(15);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// How long memory and file descriptors may take to settle after the last client left.
 const SETTLE: Duration = Duration::from_secs(5);
 /// How much resident memory may grow over the baseline (SECURITY.md, header).

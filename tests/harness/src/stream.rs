@@ -20,7 +20,7 @@ use crate::wire::Wire;
 use crate::xml::{Element, STREAM_NS, StreamEvent, StreamReader, escape};
 
 /// How long a single answer may take before the step fails.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const SASL_NS: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 const TLS_NS: &str = "urn:ietf:params:xml:ns:xmpp-tls";

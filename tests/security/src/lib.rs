@@ -13,6 +13,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use waystation_harness::witness::Report;
 use waystation_harness::xml::Element;
 use waystation_harness::{Client, Config, Login, RawClient, Security, Server, Witness};
 
@@ -68,6 +69,13 @@ impl World {
     pub fn end(self) {
         self.witness.finish();
         self.server.finish();
+    }
+
+    /// Ends it, and tells what the witness saw.
+    pub fn report(self) -> Report {
+        let report = self.witness.end().unwrap();
+        self.server.finish();
+        report
     }
 
     /// A TCP connection on which nothing was sent.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long one run may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `s_client` by STARTTLS with these options and `input` on its standard input, of which it
 /// obeys lines with one letter (`R`: renegotiate, `Q`: end). Gives back all that it says, `None`

@@ -15,7 +15,7 @@ use super::protocol::{MAX_REQUEST, RequestLine};
 use super::*;
 
 /// Longest that a test waits for anything.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Memory {

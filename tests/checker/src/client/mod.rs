@@ -23,7 +23,7 @@ pub use archive::MAM_NS;
 
 const SM_NS: &str = "urn:xmpp:sm:3";
 /// How long a step of a login, or a clean close, may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// After how many stanzas without it the client asks for an acknowledgement.
 const ASK_EVERY: usize = 25;
 
