@@ -29,10 +29,17 @@ const QUEUES: usize = 1000;
 /// Bytes of a payload of the backlog.
 const BACKLOG_PAYLOAD: usize = 200;
 
+/// With this argument the program is the process that [`opened_after_a_crash`] crashes.
+const FILL: &str = "--fill";
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Failure> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.peek().is_some_and(|argument| argument == FILL) {
+        let (folder, count) = (arguments.nth(1).unwrap_or_default(), arguments.next().unwrap_or_default());
+        return fill_and_die(Path::new(&folder), count.parse()?);
+    }
     let folder = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let seconds = arguments.next().map_or(Ok(2), |text| text.parse())?;
     let backlog_records = arguments.next().map_or(Ok(10_000_000), |text| text.parse())?;
@@ -69,6 +76,7 @@ fn main() -> Result<(), Failure> {
     }
     if backlog_records > 0 {
         backlog(&runtime, &folder, backlog_records)?;
+        opened_after_a_crash(&folder, backlog_records)?;
     }
     Ok(())
 }
@@ -289,24 +297,13 @@ fn disk_mib(folder: &Path) -> io::Result<u64> {
 /// Leaves many records pending, opens the queue again, and takes them all away.
 fn backlog(runtime: &tokio::runtime::Runtime, folder: &Path, count: usize) -> Result<(), Failure> {
     let data = tempfile::tempdir_in(folder)?;
-    let options = Options { durability: Durability::Os, ..Options::default() };
-    let names: Vec<_> = (0..QUEUES).map(|n| QueueName::from(format!("a/user{n:04}@example.org"))).collect();
-    let payload = Bytes::from(vec![b'p'; BACKLOG_PAYLOAD]);
+    let options = backlog_options();
+    let names = backlog_names();
     say(format_args!("\nbacklog: {count} pending records of {BACKLOG_PAYLOAD} bytes in {QUEUES} queues"))?;
     let before = status_mib("VmRSS:");
     let queue = open(data.path(), &options)?;
     let began = Instant::now();
-    runtime.block_on(async {
-        for first in (0..count).step_by(5000) {
-            let append = |n: usize| Append {
-                queues: smallvec![names[n % QUEUES].clone()],
-                payload: smallvec![payload.clone()],
-            };
-            let records = (first..count.min(first + 5000)).map(append).collect();
-            queue.commit(Batch { records, ..Batch::default() }).await?;
-        }
-        Ok::<_, QueueError>(())
-    })?;
+    runtime.block_on(fill(&queue, &names, count))?;
     say(format_args!("  appending them: {:.1} s", began.elapsed().as_secs_f64()))?;
     say(format_args!("  memory: {} MiB resident, {before} before", status_mib("VmRSS:")))?;
     say(format_args!("  disk: {} MiB", disk_mib(data.path())?))?;
@@ -329,6 +326,57 @@ fn backlog(runtime: &tokio::runtime::Runtime, folder: &Path, count: usize) -> Re
     say(format_args!("  memory: {} MiB resident, at most {}", status_mib("VmRSS:"), status_mib("VmHWM:")))?;
     runtime.block_on(queue.close())?;
     say(format_args!("  disk after closing: {} MiB", disk_mib(data.path())?))?;
+    Ok(())
+}
+
+fn backlog_options() -> Options {
+    Options { durability: Durability::Os, ..Options::default() }
+}
+
+fn backlog_names() -> Vec<QueueName> {
+    (0..QUEUES).map(|n| QueueName::from(format!("a/user{n:04}@example.org"))).collect()
+}
+
+async fn fill(queue: &Arc<dyn QueueBackend>, names: &[QueueName], count: usize) -> Result<(), QueueError> {
+    let payload = Bytes::from(vec![b'p'; BACKLOG_PAYLOAD]);
+    for first in (0..count).step_by(5000) {
+        let append = |n: usize| Append {
+            queues: smallvec![names[n % QUEUES].clone()],
+            payload: smallvec![payload.clone()],
+        };
+        let records = (first..count.min(first + 5000)).map(append).collect();
+        queue.commit(Batch { records, ..Batch::default() }).await?;
+    }
+    Ok(())
+}
+
+fn fill_and_die(folder: &Path, count: usize) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let queue = open(folder, &backlog_options())?;
+    runtime.block_on(fill(&queue, &backlog_names(), count))?;
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL)?;
+    Ok(())
+}
+
+/// The same backlog, left by a process that was killed with its last append.
+fn opened_after_a_crash(folder: &Path, count: usize) -> Result<(), Failure> {
+    let data = tempfile::tempdir_in(folder)?;
+    let mut child = std::process::Command::new(std::env::current_exe()?);
+    let status = child.arg(FILL).arg(data.path()).arg(count.to_string()).status()?;
+    say(format_args!("the same, and the process killed: {status}"))?;
+    let began = Instant::now();
+    let queue = open(data.path(), &backlog_options())?;
+    say(format_args!("  opening: {:.3} s", began.elapsed().as_secs_f64()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let pending = runtime.block_on(async {
+        let mut pending = 0;
+        for name in backlog_names() {
+            pending += queue.stats(name).await?.pending;
+        }
+        Ok::<_, QueueError>(pending)
+    })?;
+    say(format_args!("  {pending} of {count} records are pending"))?;
+    runtime.block_on(queue.close())?;
     Ok(())
 }
 
