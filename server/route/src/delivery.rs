@@ -5,11 +5,14 @@
 
 use waystation_core::{MessageType, SessionId, Sessions, Stanza, StanzaType};
 
+/// Sessions; most often one.
+pub type Targets = smallvec::SmallVec<[SessionId; 2]>;
+
 /// What to do with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// Hand it to these sessions.
-    To(Vec<SessionId>),
+    To(Targets),
     /// Store it for later if it is storable; otherwise answer with service-unavailable.
     Store,
     /// Answer with service-unavailable.
@@ -28,7 +31,7 @@ pub fn message(sessions: &Sessions, message: &Stanza) -> Delivery {
     let resource = message.to().and_then(|to| to.resource());
     if let Some(session) = resource.and_then(|r| sessions.by_resource(r)) {
         // 8.5.3.1: a connected resource gets every message sent to its full JID.
-        return Delivery::To(vec![session.id]);
+        return Delivery::To(smallvec::smallvec![session.id]);
     }
     let full = resource.is_some();
     match kind {
@@ -40,7 +43,7 @@ pub fn message(sessions: &Sessions, message: &Stanza) -> Delivery {
         // revealed by it: an unknown account gets the same answer.
         MessageType::Normal | MessageType::Headline if full => Delivery::Bounce,
         MessageType::Headline => {
-            let targets: Vec<_> = non_negative(sessions).map(|(id, _)| id).collect();
+            let targets: Targets = non_negative(sessions).map(|(id, _)| id).collect();
             if targets.is_empty() { Delivery::Ignore } else { Delivery::To(targets) }
         }
         MessageType::Normal | MessageType::Chat => {

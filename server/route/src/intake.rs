@@ -22,6 +22,7 @@ use waystation_core::storage::StorageError;
 use waystation_core::{Jid, Stanza};
 use waystation_runtime::Weigh;
 
+use crate::directory::AccountOutlet;
 use crate::mail::AccountMail;
 use crate::receipt::Receipt;
 use crate::router::Router;
@@ -47,7 +48,7 @@ pub enum Item {
     /// A stanza to be stored once for the accounts that it concerns.
     Record(Box<NewRecord>),
     /// Mail for an account's route that must not overtake what was offered before it.
-    Pass(Jid, AccountMail),
+    Pass(Box<(Jid, AccountMail)>),
     /// A number to be stored (XEP-0198 `h`).
     Mark(Mark, Option<Arc<Stored>>),
     /// A small record of a session's own, whose position is told when it is known.
@@ -63,13 +64,23 @@ pub struct NewRecord {
     /// The stanza.
     pub stanza: Stanza,
     /// The accounts whose queues hold it, one or two.
-    pub accounts: smallvec::SmallVec<[Jid; 2]>,
+    pub accounts: smallvec::SmallVec<[Concerned; 2]>,
     /// How far the sender's stream is stored with it.
     pub mark: Option<Mark>,
     /// Accepted when the record is durable, or was refused by name.
     pub receipt: Option<Receipt>,
     /// The record that it replaces, done with in the same commit: a bounced message.
     pub instead_of: Option<(QueueName, RecordId)>,
+}
+
+/// An account that a record concerns.
+pub struct Concerned {
+    /// The account; perhaps with a resource, which does not matter.
+    pub account: Jid,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its route, when there was one.
+    pub route: Option<AccountOutlet>,
 }
 
 /// Tells where something was stored, once it is.
@@ -107,10 +118,15 @@ impl Stored {
 }
 
 impl Item {
+    /// Mail for an account's route that must not overtake what was offered before it.
+    pub fn pass(to: Jid, mail: AccountMail) -> Self {
+        Self::Pass(Box::new((to, mail)))
+    }
+
     fn weight(&self) -> usize {
         match self {
             Self::Record(record) => record.stanza.len() + 256,
-            Self::Pass(_, mail) => mail.weight(),
+            Self::Pass(pass) => pass.1.weight(),
             Self::Note(_, payload, _) => payload.len() + 128,
             _ => 128,
         }
@@ -120,7 +136,9 @@ impl Item {
 #[derive(Default)]
 struct Waiting {
     items: VecDeque<Item>,
-    /// Bytes of what waits, and of what is being committed.
+    /// Bytes of them.
+    waiting_bytes: usize,
+    /// The same with those of what is being committed.
     bytes: usize,
     /// Something waits that somebody waits for.
     urgent: bool,
@@ -227,6 +245,7 @@ impl Intake {
             let wakes = waiting.items.is_empty() || (urgent && !waiting.urgent);
             waiting.urgent |= urgent;
             waiting.bytes += weight;
+            waiting.waiting_bytes += weight;
             waiting.items.push_back(item);
             if !wakes {
                 return number;
@@ -268,9 +287,10 @@ impl Intake {
 
     /// Commits what is offered until it is stopped or the log fails.
     pub async fn run(self: Arc<Self>, router: Weak<Router>) {
+        let mut items = VecDeque::new();
         loop {
             self.gather().await;
-            let (items, weight) = self.take();
+            let weight = self.take(&mut items);
             if items.is_empty() {
                 if self.lock().stopped {
                     return;
@@ -285,14 +305,14 @@ impl Intake {
             match result {
                 Ok(ids) => {
                     let last = ids.last().copied();
-                    effect(&router, items, ids, at);
+                    effect(&router, &mut items, ids, at);
                     if let Some(last) = last {
                         self.given.fetch_max(last.0, Ordering::AcqRel);
                     }
                 }
                 Err(error @ (QueueError::Full | QueueError::Invalid(_) | QueueError::LeaseLost)) => {
                     tracing::error!(%error, "stanzas were refused: the queue cannot take them");
-                    self.refuse(&router, items);
+                    self.refuse(&router, &mut items);
                 }
                 Err(error) => {
                     tracing::error!(%error, "the queue has failed: the server stops acknowledging");
@@ -328,10 +348,16 @@ impl Intake {
         }
     }
 
-    /// What is committed next, and its weight.
-    fn take(&self) -> (Vec<Item>, usize) {
+    /// Puts into `items`, which is empty, what is committed next; its weight. All that waits, most
+    /// often: then the two queues change places, and no item is moved.
+    fn take(&self, items: &mut VecDeque<Item>) -> usize {
         let mut waiting = self.lock();
-        let mut items = Vec::with_capacity(waiting.items.len().min(MAX_ITEMS));
+        if waiting.items.len() <= MAX_ITEMS && waiting.waiting_bytes <= MAX_BATCH_BYTES / 2 {
+            std::mem::swap(&mut waiting.items, items);
+            waiting.taken += items.len() as u64;
+            waiting.urgent = false;
+            return std::mem::take(&mut waiting.waiting_bytes);
+        }
         let mut weight = 0;
         while let Some(next) = waiting.items.front()
             && items.len() < MAX_ITEMS
@@ -341,15 +367,16 @@ impl Intake {
             items.extend(waiting.items.pop_front());
         }
         waiting.taken += items.len() as u64;
+        waiting.waiting_bytes -= weight;
         // What did not fit is not looked at one by one.
         waiting.urgent = !waiting.items.is_empty();
-        (items, weight)
+        weight
     }
 
     /// Nothing of a batch was stored: senders are told, and what needs no room is tried again.
-    fn refuse(self: &Arc<Self>, router: &Arc<Router>, items: Vec<Item>) {
+    fn refuse(self: &Arc<Self>, router: &Arc<Router>, items: &mut VecDeque<Item>) {
         let mut again = Vec::new();
-        for item in items {
+        for item in items.drain(..) {
             match item {
                 Item::Record(record) => {
                     let NewRecord { stanza, receipt, instead_of, .. } = *record;
@@ -359,7 +386,7 @@ impl Intake {
                     // It was answered, and that is a fate (DELIVERY P2).
                     receipt.into_iter().for_each(Receipt::accept);
                 }
-                Item::Pass(to, mail) => router.control(&to, mail),
+                Item::Pass(pass) => router.control(&pass.0, pass.1),
                 Item::After(receipt) => receipt.accept(),
                 // A note only spares repetition after a crash.
                 Item::Note(..) => {}
@@ -380,7 +407,7 @@ impl Intake {
     }
 }
 
-fn to_batch(items: &[Item]) -> Batch {
+fn to_batch(items: &VecDeque<Item>) -> Batch {
     let mut batch = Batch::default();
     let ack = |queue: &QueueName, id: RecordId| Settle { queue: queue.clone(), id, verdict: Verdict::Ack };
     for item in items {
@@ -388,7 +415,7 @@ fn to_batch(items: &[Item]) -> Batch {
             Item::Record(record) => {
                 let (head, tail) = record.stanza.wire();
                 let payload: Payload = [head.clone(), tail.clone()].into_iter().collect();
-                let queues = record.accounts.iter().map(account_queue).collect();
+                let queues = record.accounts.iter().map(|concerned| concerned.queue.clone()).collect();
                 batch.records.push(Append { queues, payload });
                 batch.marks.extend(record.mark);
                 batch.settles.extend(record.instead_of.iter().map(|(queue, id)| ack(queue, *id)));
@@ -405,15 +432,15 @@ fn to_batch(items: &[Item]) -> Batch {
     batch
 }
 
-fn effect(router: &Arc<Router>, items: Vec<Item>, ids: Vec<RecordId>, at: SystemTime) {
+fn effect(router: &Arc<Router>, items: &mut VecDeque<Item>, ids: Vec<RecordId>, at: SystemTime) {
     let mut ids = ids.into_iter();
-    for item in items {
+    for item in items.drain(..) {
         match item {
             Item::Record(record) => {
                 let Some(id) = ids.next() else { return };
                 let NewRecord { stanza, accounts, receipt, .. } = *record;
-                for account in &accounts {
-                    router.record(account, id, &stanza, at);
+                for concerned in accounts {
+                    router.record(concerned, id, stanza.clone(), at);
                 }
                 receipt.into_iter().for_each(Receipt::accept);
             }
@@ -421,7 +448,7 @@ fn effect(router: &Arc<Router>, items: Vec<Item>, ids: Vec<RecordId>, at: System
                 let Some(id) = ids.next() else { return };
                 position.set(id);
             }
-            Item::Pass(to, mail) => router.control(&to, mail),
+            Item::Pass(pass) => router.control(&pass.0, pass.1),
             Item::Mark(_, stored) => stored.into_iter().for_each(|stored| stored.set(RecordId(1))),
             Item::After(receipt) => receipt.accept(),
             Item::Done(..) => {}

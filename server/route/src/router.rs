@@ -25,8 +25,8 @@ use waystation_core::{
 use waystation_runtime::{Arbiters, Offer, outlet};
 
 use crate::account::AccountRoute;
-use crate::directory::{AccountOutlet, Directory};
-use crate::intake::{Intake, Item, NewRecord};
+use crate::directory::{AccountOutlet, Directory, Entry};
+use crate::intake::{Concerned, Intake, Item, NewRecord, account_queue};
 use crate::iq::{Asked, IqTable};
 use crate::mail::{AccountMail, BindError, BindRequest, Binding, CloseWhich, SessionInfo};
 use crate::receipt::Receipt;
@@ -153,6 +153,8 @@ pub struct Passage {
     pub behind: bool,
     /// An error that the server made of a message that it had accepted: as durable as that.
     pub durable_error: bool,
+    /// None of the sender's other sessions wants a copy.
+    pub alone: bool,
 }
 
 impl Router {
@@ -229,7 +231,7 @@ impl Router {
             if self.intake.is_full() {
                 return Routed::Busy(stanza, passage);
             }
-            self.intake.offer(Item::Pass(to, AccountMail::Inbound(stanza, session)));
+            self.intake.offer(Item::pass(to, AccountMail::Inbound(stanza, session)));
             if let Some(receipt) = passage.receipt {
                 self.intake.offer(Item::After(receipt));
             }
@@ -244,40 +246,73 @@ impl Router {
         }
     }
 
-    fn new_record(&self, stanza: Stanza, to: &Jid, passage: Passage) -> NewRecord {
+    fn new_record(self: &Arc<Self>, stanza: Stanza, to: &Jid, passage: Passage) -> NewRecord {
         let mut accounts = smallvec::SmallVec::new();
-        accounts.push(to.to_bare());
-        // What an account sends concerns its archive and its other sessions as well.
-        if let (Kind::Message, false, Some(from)) = (stanza.kind(), passage.durable_error, stanza.from())
+        accounts.push(self.concerned(to));
+        // What an account sends concerns its archive and its other sessions as well. Where there is
+        // neither, the sender's queue and route are spared half the work of a message.
+        let copied = self.archive.is_some() || !passage.alone;
+        if let (Kind::Message, false, true, Some(from)) =
+            (stanza.kind(), passage.durable_error, copied, stanza.from())
             && from.local().is_some()
             && self.is_local(from.domain())
             && !from.bare_eq(to)
         {
-            accounts.push(from.to_bare());
+            accounts.push(self.concerned(from));
         }
         let number = passage.receipt.as_ref().map(Receipt::number);
         let mark = passage.stream.zip(number).map(|(key, number)| Mark { key, value: Some(number) });
         NewRecord { stanza, accounts, mark, receipt: passage.receipt, instead_of: None }
     }
 
+    /// The account, its queue, and its route, which is looked up once and not again after the
+    /// commit.
+    pub(crate) fn concerned(self: &Arc<Self>, account: &Jid) -> Concerned {
+        let entry = self.entry(account, Entry::clone);
+        match entry {
+            Some(Entry { outlet, queue }) => {
+                Concerned { account: account.clone(), queue, route: Some(outlet) }
+            }
+            None => Concerned { account: account.clone(), queue: account_queue(account), route: None },
+        }
+    }
+
     /// A record was committed: gives it to the route of an account that it concerns. A route
     /// that has no room learns that it must read the log itself, and is given nothing until it
     /// does: so it misses no record, and memory stays bounded.
-    pub(crate) fn record(self: &Arc<Self>, account: &Jid, id: RecordId, stanza: &Stanza, at: SystemTime) {
-        if self.behind_count.load(Ordering::Acquire) > 0 && self.behind().contains(account.as_str()) {
+    pub(crate) fn record(
+        self: &Arc<Self>,
+        concerned: Concerned,
+        id: RecordId,
+        stanza: Stanza,
+        at: SystemTime,
+    ) {
+        let Concerned { account, route, .. } = concerned;
+        if self.behind_count.load(Ordering::Acquire) > 0 && self.behind().contains(account.bare_str()) {
             return;
         }
-        if self.to_account(account, AccountMail::Record(id, stanza.clone(), at)).is_err() {
-            if self.behind().insert(account.shared()) {
+        let mail = AccountMail::Record(id, stanza, at);
+        let offered = match route {
+            Some(route) => route.offer(mail),
+            None => Offer::Gone(mail),
+        };
+        let offered = match offered {
+            Offer::Accepted => Ok(()),
+            Offer::Full(mail) => Err(mail),
+            // It ended meanwhile: a new one is started.
+            Offer::Gone(mail) => self.to_account(&account, mail),
+        };
+        if offered.is_err() {
+            if self.behind().insert(account.bare_text()) {
                 self.behind_count.fetch_add(1, Ordering::Release);
             }
-            self.control(account, AccountMail::Behind);
+            self.control(&account, AccountMail::Behind);
         }
     }
 
     /// A route begins to read the log, after which it is given records again.
     pub(crate) fn reads_the_log(&self, account: &Jid) {
-        if self.behind().remove(account.as_str()) {
+        if self.behind().remove(account.bare_str()) {
             self.behind_count.fetch_sub(1, Ordering::Release);
         }
     }
@@ -305,7 +340,7 @@ impl Router {
             Origin::Session(id) => Some(id),
             Origin::Server => None,
         };
-        self.intake.offer(Item::Pass(to, AccountMail::Inbound(stanza, session)));
+        self.intake.offer(Item::pass(to, AccountMail::Inbound(stanza, session)));
         if let Some(receipt) = passage.receipt {
             self.intake.offer(Item::After(receipt));
         }
@@ -375,14 +410,21 @@ impl Router {
 
     /// `None` when the arbiter of the account has ended.
     fn account_route(self: &Arc<Self>, account: &Jid) -> Option<AccountOutlet> {
-        self.directory.find_or_start(account, || {
+        self.entry(account, |entry| entry.outlet.clone())
+    }
+
+    fn entry<T>(self: &Arc<Self>, account: &Jid, take: impl FnOnce(&Entry) -> T) -> Option<T> {
+        let start = || {
             let (outlet, inlet) = outlet(self.config.route_bytes, self.config.route_items);
             let router = self.clone();
             let account = account.to_bare();
+            let queue = account_queue(&account);
+            let entry = Entry { outlet, queue: queue.clone() };
             let place = self.arbiters.place(account.as_str());
-            let started = self.arbiters.run_on(place, move || AccountRoute::start(router, account, inlet));
-            started.then_some(outlet)
-        })
+            let start = move || AccountRoute::start(router, account, queue, inlet);
+            self.arbiters.run_on(place, start).then_some(entry)
+        };
+        self.directory.find_or_start(account, start, take)
     }
 
     /// Binds a resource to a session (RFC 6120 7).

@@ -6,6 +6,7 @@
 //! so what waits in a socket's buffer counts as well; once closed, every offer is refused with
 //! the item given back, and nothing that was accepted is lost: the owner takes it out.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -40,13 +41,16 @@ struct State<T> {
     /// Items in `items` and items taken but not yet released.
     count: usize,
     waker: Option<Waker>,
-    closed: bool,
 }
 
 struct Shared<T> {
     state: Mutex<State<T>>,
     max_bytes: usize,
     max_items: usize,
+    /// Written under the lock only, and read without it by those who look before they offer.
+    closed: AtomicBool,
+    /// See [`Outlet::set_hint`].
+    hint: AtomicBool,
 }
 
 impl<T> Shared<T> {
@@ -54,6 +58,10 @@ impl<T> Shared<T> {
         // No code that can panic runs under the lock, and a torn state is impossible in any
         // case: each field is written whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 }
 
@@ -85,9 +93,11 @@ pub struct Inlet<T> {
 /// below one stanza cannot stop an actor for good.
 pub fn outlet<T>(max_bytes: usize, max_items: usize) -> (Outlet<T>, Inlet<T>) {
     let shared = Arc::new(Shared {
-        state: Mutex::new(State { items: Vec::new(), bytes: 0, count: 0, waker: None, closed: false }),
+        state: Mutex::new(State { items: Vec::new(), bytes: 0, count: 0, waker: None }),
         max_bytes,
         max_items,
+        closed: AtomicBool::new(false),
+        hint: AtomicBool::new(false),
     });
     (Outlet { shared: shared.clone() }, Inlet { shared })
 }
@@ -108,7 +118,7 @@ impl<T: Weigh> Outlet<T> {
         let weight = item.weight();
         let waker = {
             let mut state = self.shared.lock();
-            if state.closed {
+            if self.shared.is_closed() {
                 return Offer::Gone(item);
             }
             let full = state.count >= self.shared.max_items
@@ -133,7 +143,13 @@ impl<T: Weigh> Outlet<T> {
 impl<T> Outlet<T> {
     /// True once the owner has closed its inlet.
     pub fn is_closed(&self) -> bool {
-        self.shared.lock().closed
+        self.shared.is_closed()
+    }
+
+    /// Lets the owner know something that spares it work, beside its items and in no order with them;
+    /// false until it is set. What it means is between the two.
+    pub fn set_hint(&self, hint: bool) {
+        self.shared.hint.store(hint, Ordering::Relaxed);
     }
 
     /// True when both are handles of the same queue.
@@ -168,7 +184,7 @@ impl<T> Inlet<T> {
     /// Closes the queue and returns what was still in it.
     pub fn close(&mut self) -> Vec<T> {
         let mut state = self.shared.lock();
-        state.closed = true;
+        self.shared.closed.store(true, Ordering::Release);
         state.waker = None;
         std::mem::take(&mut state.items)
     }
@@ -180,9 +196,14 @@ impl<T> Inlet<T> {
         if state.count > 0 {
             return false;
         }
-        state.closed = true;
+        self.shared.closed.store(true, Ordering::Release);
         state.waker = None;
         true
+    }
+
+    /// What was last said with [`Outlet::set_hint`].
+    pub fn hint(&self) -> bool {
+        self.shared.hint.load(Ordering::Relaxed)
     }
 
     /// A handle to this queue.

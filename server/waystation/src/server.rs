@@ -34,6 +34,7 @@ use waystation_transport::{
 
 use crate::admin::{self, AdminSocket, Backend, Dispatcher, storage_options};
 use crate::limits::{c2s_limits, failure_limits, recipient_limit};
+use crate::queue::Committing;
 use crate::registry::{Handle, Registry};
 
 /// Runs the server until it is told to stop.
@@ -112,7 +113,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         observers: registrations.iter().filter_map(|r| r.observer.clone()).collect(),
     });
     registry.connect(&router);
-    let intake_thread = crate::queue::start(&intake, &router)?;
+    let committing = Committing::start(&intake, &router, &arbiters)?;
     let server = waystation_registration::Server {
         registry: registry.clone(),
         handle: Arc::new(Handle::new(&router)),
@@ -188,7 +189,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let _ = admin.await;
     intake.settle().await;
     drop(router);
-    crate::queue::stop(&intake, intake_thread);
+    committing.stop(&intake).await;
     if failed {
         return Err("the queue has failed; what it acknowledged is in the data folder, and the next start \
                     reads it back"

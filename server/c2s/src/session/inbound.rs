@@ -200,7 +200,9 @@ impl Link {
         }
         let receipt = (durable || behind).then(|| self.receipts.issue(self.received));
         let stream = self.management.as_ref().and_then(|management| management.mark());
-        let passage = Passage { receipt, stream, behind, ..Passage::default() };
+        // The account's route says so, in the turn in which another session wants copies or goes.
+        let alone = self.inlet.hint();
+        let passage = Passage { receipt, stream, behind, alone, ..Passage::default() };
         let router = &self.shared.router;
         if let Routed::Busy(stanza, mut passage) = router.route(stanza, Origin::Session(self.id), passage) {
             // While it waits it is not accepted.
@@ -229,7 +231,7 @@ impl Link {
         let mail = AccountMail::Outbound(self.id, stanza, outbound);
         if behind {
             if !router.intake().is_full() {
-                return router.intake().offer(Item::Pass(self.bare.clone(), mail));
+                return router.intake().offer(Item::pass(self.bare.clone(), mail));
             }
         } else {
             match router.to_account(&self.bare, mail) {

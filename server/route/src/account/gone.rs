@@ -10,19 +10,23 @@ use waystation_core::queue::RecordId;
 /// In the order in which the intake was told.
 #[derive(Default)]
 pub(super) struct Gone {
-    ids: ahash::HashSet<RecordId>,
     /// With the number that the intake gave.
     order: VecDeque<(u64, RecordId)>,
+    /// The same to be looked up, made when somebody asks: that is only while a queue is being read.
+    ids: Option<ahash::HashSet<RecordId>>,
 }
 
 impl Gone {
-    pub(super) fn contains(&self, id: RecordId) -> bool {
-        self.ids.contains(&id)
+    pub(super) fn contains(&mut self, id: RecordId) -> bool {
+        let order = &self.order;
+        self.ids.get_or_insert_with(|| order.iter().map(|(_, id)| *id).collect()).contains(&id)
     }
 
     /// A record that is done with, as the intake's item `number` says.
     pub(super) fn add(&mut self, number: u64, id: RecordId) {
-        self.ids.insert(id);
+        if let Some(ids) = &mut self.ids {
+            ids.insert(id);
+        }
         self.order.push_back((number, id));
     }
 
@@ -33,9 +37,11 @@ impl Gone {
             && number <= effected
         {
             self.order.pop_front();
-            self.ids.remove(&id);
+            if let Some(ids) = &mut self.ids {
+                ids.remove(&id);
+            }
         }
-        if self.order.is_empty() && self.ids.capacity() > 0 {
+        if self.order.is_empty() && self.order.capacity() > 0 {
             *self = Self::default();
         }
     }
@@ -52,13 +58,17 @@ mod tests {
         for (number, id) in [(3, 7), (4, 2), (9, 5)] {
             gone.add(number, RecordId(id));
         }
-        let known = |gone: &Gone| [7, 2, 5].map(|id| gone.contains(RecordId(id)));
+        let known = |gone: &mut Gone| [7, 2, 5].map(|id| gone.contains(RecordId(id)));
         gone.forget(2);
-        assert_eq!(known(&gone), [true; 3]);
+        assert_eq!(known(&mut gone), [true; 3]);
         gone.forget(8);
-        assert_eq!(known(&gone), [false, false, true]);
-        gone.forget(9);
-        assert_eq!(known(&gone), [false; 3]);
-        assert_eq!((gone.ids.capacity(), gone.order.capacity()), (0, 0));
+        assert_eq!(known(&mut gone), [false, false, true]);
+        gone.add(10, RecordId(8));
+        assert!(gone.contains(RecordId(8)));
+        gone.forget(10);
+        assert!(!gone.contains(RecordId(8)));
+        gone.add(11, RecordId(9));
+        gone.forget(11);
+        assert!(gone.ids.is_none() && gone.order.capacity() == 0);
     }
 }

@@ -17,7 +17,7 @@ use super::carbons::NS_CARBONS;
 use super::outlet::is_ephemeral;
 use super::steps::QueuedStep;
 use super::{AccountRoute, Handle, Link, State};
-use crate::delivery::{self, Delivery};
+use crate::delivery::{self, Delivery, Targets};
 use crate::iq::Asked;
 use crate::mail::{
     AccountMail, BindError, BindRequest, Binding, CloseWhich, Outbound, SessionInfo, SessionMail,
@@ -280,7 +280,7 @@ impl AccountRoute {
             Delivery::Ignore | Delivery::Store => {}
             Delivery::Bounce => self.refuse(&stanza, &Condition::ServiceUnavailable.into()),
             Delivery::To(targets) => {
-                let mut given = Vec::new();
+                let mut given = Targets::new();
                 for id in targets {
                     if self.give(id, &stanza, None) {
                         given.push(id);

@@ -37,7 +37,6 @@ use waystation_core::{
 };
 use waystation_runtime::{Inlet, Weigh, after_others, wheel};
 
-use crate::intake::account_queue;
 use crate::mail::{AccountMail, BindError, SessionMail, SessionOutlet};
 use crate::receipt::Receipts;
 use crate::router::Router;
@@ -52,6 +51,20 @@ use steps::{Persisting, QueuedStep};
 /// Mail handled in one turn. Senders on other threads may fill the inlet as fast as it is emptied,
 /// and then a turn without a limit would not end.
 const TURN_BUDGET: usize = 128;
+
+/// What was handled in a turn, whose credit is given back at its end.
+#[derive(Default)]
+struct Handled {
+    bytes: usize,
+    items: usize,
+}
+
+impl Handled {
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.items += 1;
+    }
+}
 
 enum State {
     /// The account's existence, roster and stored sessions are being read.
@@ -178,9 +191,8 @@ impl ActorFuture<AccountRoute> for Pump {
 
 impl AccountRoute {
     /// Starts the route of an account on the current arbiter.
-    pub(crate) fn start(router: Arc<Router>, account: Jid, inlet: Inlet<AccountMail>) {
+    pub(crate) fn start(router: Arc<Router>, account: Jid, queue: QueueName, inlet: Inlet<AccountMail>) {
         let state = load::first(&router, &account);
-        let queue = account_queue(&account);
         let given_before = router.intake.given().0;
         drop(Self::create(|_| Self {
             router,
@@ -205,8 +217,27 @@ impl AccountRoute {
         }));
     }
 
-    /// Does what can be done now, within its budget; ready when the route has ended.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut handled = Handled::default();
+        let poll = self.work(&mut handled, cx);
+        self.inlet.release(handled.bytes, handled.items);
+        self.tell_who_is_alone();
+        poll
+    }
+
+    /// Tells each session whether another one wants copies of what it sends.
+    fn tell_who_is_alone(&self) {
+        let copied = self.sessions.iter().filter(|session| session.carbons).count();
+        for handle in &self.handles {
+            if let Link::Live(outlet) = &handle.link {
+                let itself = copied == 1 && self.sessions.get(handle.id).is_some_and(|s| s.carbons);
+                outlet.set_hint(copied == 0 || itself);
+            }
+        }
+    }
+
+    /// Does what can be done now, within its budget; ready when the route has ended.
+    fn work(&mut self, handled: &mut Handled, cx: &mut Context<'_>) -> Poll<()> {
         let mut budget = TURN_BUDGET;
         loop {
             let mut progress = false;
@@ -248,7 +279,7 @@ impl AccountRoute {
                 match self.handle(mail) {
                     // Its turn comes again when what stands in its way is gone.
                     Some(again) => self.held.push_front(again),
-                    None => self.inlet.release(weight, 1),
+                    None => handled.add(weight),
                 }
             }
             progress |= self.flush_archive();

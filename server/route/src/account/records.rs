@@ -22,7 +22,7 @@ use waystation_core::{
 use super::gone::Gone;
 use super::steps::QueuedStep;
 use super::{AccountRoute, State};
-use crate::delivery::{self, Delivery};
+use crate::delivery::{self, Delivery, Targets};
 use crate::intake::{Intake, Item, NewRecord};
 use crate::mail::AccountMail;
 
@@ -71,11 +71,18 @@ pub(super) struct CatchUp {
 
 impl Records {
     fn index(&self, id: RecordId) -> Result<usize, usize> {
-        self.out.binary_search_by_key(&id, |out| out.id)
+        // Most often it is a record that has just come, or the oldest that is out.
+        match (self.out.front(), self.out.back()) {
+            (None, _) | (_, None) => Err(0),
+            (_, Some(newest)) if newest.id < id => Err(self.out.len()),
+            (_, Some(newest)) if newest.id == id => Ok(self.out.len() - 1),
+            (Some(oldest), _) if oldest.id == id => Ok(0),
+            _ => self.out.binary_search_by_key(&id, |out| out.id),
+        }
     }
 
     /// True when no session is to be given the record: one holds it, or it is as good as gone.
-    pub(super) fn is_taken(&self, id: RecordId) -> bool {
+    pub(super) fn is_taken(&mut self, id: RecordId) -> bool {
         self.gone.contains(id)
             || self.index(id).is_ok_and(|index| {
                 let out = &self.out[index];
@@ -216,13 +223,13 @@ impl AccountRoute {
             _ => delivery::message_to_nobody(&stanza),
         };
         let targets = match delivery {
-            _ if !ours => Vec::new(),
+            _ if !ours => Targets::new(),
             Delivery::To(targets) => targets,
             Delivery::Ignore => return self.done(id),
             Delivery::Bounce if new || !storable::storable(&stanza) => {
                 return self.bounce(id, &stanza, &Condition::ServiceUnavailable.into());
             }
-            Delivery::Store | Delivery::Bounce => Vec::new(),
+            Delivery::Store | Delivery::Bounce => Targets::new(),
         };
         if !matches!(self.state, State::Live(_)) {
             return self.done(id);
@@ -309,7 +316,7 @@ impl AccountRoute {
                     return None;
                 }
                 let copy = self.with_stanza_id(id, &stanza);
-                let mut given = Vec::new();
+                let mut given = Targets::new();
                 for target in targets {
                     if self.give(target, &copy, Some(id)) {
                         given.push(target);
@@ -362,7 +369,7 @@ impl AccountRoute {
         self.routed += 1;
         let record = NewRecord {
             stanza: reply,
-            accounts: std::iter::once(sender.to_bare()).collect(),
+            accounts: std::iter::once(self.router.concerned(&sender)).collect(),
             mark: None,
             receipt: Some(self.receipts.issue(self.routed)),
             instead_of: Some((self.queue.clone(), id)),

@@ -5,7 +5,6 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use waystation_archive::MessageArchive;
@@ -22,6 +21,7 @@ use waystation_storage::{DataDir, Kind, Options};
 
 use super::MAX_ADD;
 use super::backend::Backend;
+use crate::queue::Committing;
 use crate::registry::Registry;
 
 /// Longest wait for the contacts of removed accounts to be told. Each is a commit.
@@ -32,7 +32,7 @@ pub(crate) struct Folder {
     /// What administrators ask.
     pub(crate) backend: Arc<Backend>,
     intake: Arc<Intake>,
-    thread: JoinHandle<()>,
+    committing: Committing,
 }
 
 impl Folder {
@@ -78,13 +78,13 @@ impl Folder {
             observers: Vec::new(),
         });
         registry.connect(&router);
-        let thread = crate::queue::start(&intake, &router)?;
+        let committing = Committing::start(&intake, &router, &arbiters)?;
         let admins = config.admins.iter().map(|admin| Jid::clone(admin)).collect();
         let started = Instant::now();
         let tls = None;
         let backend =
             Backend { hosts, admins, accounts, registry, router, queue, storage, tls, arbiters, started };
-        Ok(Self { backend: Arc::new(backend), intake, thread })
+        Ok(Self { backend: Arc::new(backend), intake, committing })
     }
 
     /// Waits until all is stored, and closes the store.
@@ -97,7 +97,7 @@ impl Folder {
         router.settle(SETTLE).await;
         let untold = router.routes();
         self.intake.settle().await;
-        crate::queue::stop(&self.intake, self.thread);
+        self.committing.stop(&self.intake).await;
         queue.close().await?;
         storage.close().await?;
         if untold > 0 {
