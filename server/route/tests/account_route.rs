@@ -71,8 +71,8 @@ impl AccountPresence for Account {
         effects.to_session(id, iq.result(None));
     }
     fn session_closed(&mut self, _: &mut Sessions, _: LiveSession, _: &mut Effects) {}
-    fn relation(&self, _: &Jid) -> Relation {
-        Relation::Stranger
+    fn relation(&self, jid: &Jid) -> Relation {
+        if jid.bare_str() == "a@h" { Relation::Own } else { Relation::Stranger }
     }
     fn account_removed(&mut self, _: &mut Sessions, _: &mut Effects) {}
 }
@@ -553,6 +553,43 @@ async fn confirmed_records_leave_the_queue_and_others_wait_for_the_next_session(
     assert_eq!(next.next().await, "2");
     assert_eq!(next.next().await, "3");
     until_waiting(&world, 0).await;
+}
+
+/// Without an archive, and with nobody to copy it for, a message concerns its recipient alone.
+#[actix_rt::test]
+async fn a_sender_is_told_whether_anybody_wants_copies() {
+    let world = world().await;
+    let a = bind(&world, "a@h", "1", 100).await.unwrap();
+    until("the only session is alone", || a.inlet.hint()).await;
+    let b = bind(&world, "a@h", "2", 100).await.unwrap();
+    until("a session that wants no copies changes nothing", || a.inlet.hint() && b.inlet.hint()).await;
+    let enable = Stanza::parse(
+        b"<iq from='a@h/2' to='a@h' type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>",
+    );
+    let enable = AccountMail::Inbound(enable.unwrap(), Some(b.bound.id));
+    assert!(world.router.to_account(&a.bound.jid, enable).is_ok());
+    until("copies are wanted, but by the second of itself", || !a.inlet.hint() && b.inlet.hint()).await;
+    let third = bind(&world, "a@h", "3", 100).await.unwrap();
+    assert!(!third.inlet.hint(), "until it is told otherwise a session is not alone");
+    b.unbind();
+    until("nobody is left who wants them", || a.inlet.hint() && third.inlet.hint()).await;
+}
+
+#[actix_rt::test]
+async fn what_concerns_nobody_else_is_in_its_recipients_queue_alone() {
+    let world = world().await;
+    let mut recipient = bind(&world, "x@h", "r", 100).await.unwrap();
+    recipient.presence(PresenceType::Available);
+    until("presence is handled", || recipient.done.load(Ordering::SeqCst) == 1).await;
+    for (alone, expected) in [(false, 1), (true, 0), (false, 1)] {
+        let kind = StanzaType::Message(MessageType::Chat);
+        let stanza = Stanza::build(kind, Some(jid("a@h/r")), Some(jid("x@h/r")), None, "<body>hi</body>");
+        let passage = Passage { alone, ..Passage::default() };
+        assert!(matches!(world.router.route(stanza, Origin::Server, passage), Routed::Done));
+        assert_eq!(recipient.next().await, "hi");
+        // The sender's route is done with it at once, but the queue learns that with the next commit.
+        assert_eq!(waiting(&world).await.len(), expected, "alone: {alone}");
+    }
 }
 
 /// A message that the archive could not take was left out of it for good once a later one was taken.

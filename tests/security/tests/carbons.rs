@@ -9,9 +9,12 @@ use waystation_security::managed::{Managed, eventually};
 const CARBONS: &str = "urn:xmpp:carbons:2";
 const JULIET: &str = "juliet@localhost";
 
+fn config() -> Config {
+    Config::default().with_users(["romeo", "juliet"]).with("limits.connection_rate", "0")
+}
+
 fn server() -> Server {
-    let config = Config::default().with_users(["romeo", "juliet"]).with("limits.connection_rate", "0");
-    Server::start(config).unwrap()
+    Server::start(config()).unwrap()
 }
 
 async fn login(server: &Server, user: &str, resource: &str, priority: i8) -> Client {
@@ -199,7 +202,17 @@ async fn xep_0280_7_received_messages() {
 /// Sections 8 and 9: what is copied of what is sent.
 #[tokio::test]
 async fn xep_0280_8_sent_messages() {
-    let server = server();
+    sent_messages(server()).await;
+}
+
+/// Where nothing is archived, only those who want copies are a reason to store what a session sent.
+#[tokio::test]
+async fn xep_0280_8_sent_messages_without_an_archive_on_one_thread() {
+    let config = config().with("archive.enabled", "false").with("threads", "1");
+    sent_messages(Server::start(config).unwrap()).await;
+}
+
+async fn sent_messages(server: Server) {
     let mut cast = Cast::new(&server).await;
     for (sender, to, kind, inner, expected) in [
         // 8: irrespective of whether the sender wants copies, and never to it.
