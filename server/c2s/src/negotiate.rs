@@ -325,7 +325,7 @@ async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<Bound,
             Ok(bound) => {
                 let jid = Element::new("jid", NS_BIND).with_text(bound.jid().as_str());
                 let payload = Element::new("bind", NS_BIND).with_child(jid);
-                stream.conn.queue(asked.result(Some(&payload)).to_bytes());
+                stream.conn.queue(&asked.result(Some(&payload)).to_bytes());
                 return Ok(Bound::New(bound, lang));
             }
             Err(error) => {

@@ -115,7 +115,7 @@ async fn settle(resumed: &mut Resumed) -> bool {
     let Some(resumption) = &mut resumed.resumption else { return false };
     let state = &mut resumption.state;
     let clear = poll_fn(|cx| {
-        let accepted = state.receipts.accepted(state.received, cx);
+        let accepted = state.receipts.accepted(state.received, true, cx);
         let failed = state.receipts.has_failed();
         if failed || accepted == state.received { Poll::Ready(!failed) } else { Poll::Pending }
     });

@@ -14,6 +14,8 @@ struct State {
     open: VecDeque<Fate>,
     failed: bool,
     waker: Option<Waker>,
+    /// Whoever waits wants to know of more than a failure.
+    progress: bool,
 }
 
 /// The number of a stanza, and in the lowest bit whether it is accepted: every session has room
@@ -63,7 +65,8 @@ impl Shared {
                 state.open.pop_front();
             }
             // Whoever waits learns of a longer prefix, and of a failure.
-            if state.failed || state.open.len() < before { state.waker.take() } else { None }
+            let news = state.failed || (state.progress && state.open.len() < before);
+            if news { state.waker.take() } else { None }
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -96,13 +99,15 @@ impl Receipts {
         self.shared.get().is_some_and(|shared| shared.lock().failed)
     }
 
-    /// How many of `received` stanzas are accepted without a gap. The task of `cx` is woken
-    /// when that number may have grown.
-    pub fn accepted(&self, received: u64, cx: &mut Context<'_>) -> u64 {
+    /// How many of `received` stanzas are accepted without a gap. The task of `cx` is woken when
+    /// one has failed, and with `progress` also when that number may have grown: whoever has
+    /// nothing to tell its client of it is spared a turn for each commit.
+    pub fn accepted(&self, received: u64, progress: bool, cx: &mut Context<'_>) -> u64 {
         let Some(shared) = self.shared.get() else { return received };
         let mut state = shared.lock();
         let Some(first) = state.open.front() else { return received };
         let accepted = first.number() - 1;
+        state.progress = progress;
         match &state.waker {
             Some(waker) if waker.will_wake(cx.waker()) => {}
             _ => state.waker = Some(cx.waker().clone()),
@@ -152,7 +157,7 @@ mod tests {
     use super::*;
 
     fn accepted(receipts: &Receipts, received: u64) -> u64 {
-        receipts.accepted(received, &mut Context::from_waker(Waker::noop()))
+        receipts.accepted(received, true, &mut Context::from_waker(Waker::noop()))
     }
 
     #[test]

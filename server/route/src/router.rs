@@ -7,11 +7,11 @@
 //! route first carries an [`OrderToken`](crate::OrderToken), and while one is out the session
 //! sends everything that way.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use ahash::HashSet;
 use tokio::sync::oneshot;
 use waystation_core::account::{PresenceLogic, Relation};
 use waystation_core::archive::Archive;

@@ -35,14 +35,14 @@ impl Outgoing {
     }
 
     /// Appends `bytes`, sharing them when they are large.
-    pub(crate) fn push(&mut self, bytes: Bytes) {
+    pub(crate) fn push(&mut self, bytes: &Bytes) {
         if bytes.len() <= COALESCE {
-            self.push_slice(&bytes);
+            self.push_slice(bytes);
             return;
         }
         self.len += bytes.len();
         self.close_tail();
-        self.segments.push_back(bytes);
+        self.segments.push_back(bytes.clone());
     }
 
     /// Appends a copy of `bytes`.
@@ -163,7 +163,7 @@ mod tests {
         for (i, size) in [3, 2000, 10, 900, 1024, 1025, 70_000, 1, 16_000, 500].into_iter().enumerate() {
             let piece = vec![i as u8; size];
             want.extend_from_slice(&piece);
-            if i % 2 == 0 { out.push_slice(&piece) } else { out.push(Bytes::from(piece)) }
+            if i % 2 == 0 { out.push_slice(&piece) } else { out.push(&Bytes::from(piece)) }
         }
         assert_eq!(out.len(), want.len());
         assert_eq!(taken(&out), want);
@@ -183,7 +183,7 @@ mod tests {
         let mut out = Outgoing::default();
         out.push_slice(b"abcdef");
         out.advance(2);
-        out.push(Bytes::from(vec![b'x'; 2000]));
+        out.push(&Bytes::from(vec![b'x'; 2000]));
         out.push_slice(b"end");
         let mut want = b"cdef".to_vec();
         want.extend_from_slice(&[b'x'; 2000]);

@@ -580,8 +580,8 @@ fn weight(stanza: &Stanza) -> usize {
 
 fn queue(conn: &mut Connection, stanza: &Stanza) {
     let (head, tail) = stanza.wire();
-    conn.queue(head.clone());
-    conn.queue(tail.clone());
+    conn.queue(head);
+    conn.queue(tail);
 }
 
 /// A stream error for what the framer refused.

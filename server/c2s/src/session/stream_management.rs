@@ -274,10 +274,11 @@ impl Link {
 
     /// Says what is to be said of the client's stanzas.
     pub(super) fn numbers(&mut self, cx: &mut Context<'_>) {
-        let accepted = self.receipts.accepted(self.received, cx);
+        let progress = self.management.is_some() || self.before.is_some() || self.closing.is_some();
+        let accepted = self.receipts.accepted(self.received, progress, cx);
         // Wakes this task when it is clear.
         if let Some(before) = &self.before
-            && before.accepted(u64::MAX, cx) == u64::MAX
+            && before.accepted(u64::MAX, true, cx) == u64::MAX
         {
             self.before = None;
         }

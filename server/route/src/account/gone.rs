@@ -13,13 +13,13 @@ pub(super) struct Gone {
     /// With the number that the intake gave.
     order: VecDeque<(u64, RecordId)>,
     /// The same to be looked up, made when somebody asks: that is only while a queue is being read.
-    ids: Option<ahash::HashSet<RecordId>>,
+    ids: Option<Box<ahash::HashSet<RecordId>>>,
 }
 
 impl Gone {
     pub(super) fn contains(&mut self, id: RecordId) -> bool {
         let order = &self.order;
-        self.ids.get_or_insert_with(|| order.iter().map(|(_, id)| *id).collect()).contains(&id)
+        self.ids.get_or_insert_with(|| Box::new(order.iter().map(|(_, id)| *id).collect())).contains(&id)
     }
 
     /// A record that is done with, as the intake's item `number` says.

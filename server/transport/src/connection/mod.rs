@@ -176,7 +176,7 @@ impl Connection {
 
     /// Queues `bytes` for sending. Large ones are shared, not copied. There is no limit here: the holder
     /// watches [`Connection::queued_bytes`]. Once the connection is being closed nothing is queued any more.
-    pub fn queue(&mut self, bytes: Bytes) {
+    pub fn queue(&mut self, bytes: &Bytes) {
         if self.closing == Closing::Open {
             self.queued.push(bytes);
         }

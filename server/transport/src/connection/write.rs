@@ -49,9 +49,7 @@ impl Connection {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let mut slices = [IoSlice::new(&[]); IOVECS];
-            let used = self.queued.slices(&mut slices, FLUSH_BUDGET - written);
-            let n = match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used]) {
+            let n = match self.write_plain(cx, FLUSH_BUDGET - written) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(n)) => n,
                 Poll::Ready(Err(error)) => return self.write_failed(error),
@@ -60,6 +58,18 @@ impl Connection {
             self.queued.advance(n);
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn write_plain(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
+        // Most often small stanzas were gathered into one piece, and need no list of pieces.
+        let front = self.queued.front();
+        if front.len() == self.queued.len() {
+            let front = &front[..front.len().min(limit)];
+            return Pin::new(&mut self.stream).poll_write(cx, front);
+        }
+        let mut slices = [IoSlice::new(&[]); IOVECS];
+        let used = self.queued.slices(&mut slices, limit);
+        Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used])
     }
 
     fn poll_flush_tls(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {

@@ -88,7 +88,7 @@ fn large_transfers_both_ways_through_tiny_socket_buffers() {
             for size in [1, 100, 5000, 20_000, 1024, 1025, 100_000].into_iter().cycle() {
                 let end = (at + size).min(SIZE);
                 if size % 2 == 0 {
-                    server.queue(shared.slice(at..end));
+                    server.queue(&shared.slice(at..end));
                 } else {
                     server.queue_slice(&data[at..end]);
                 }
@@ -323,7 +323,7 @@ fn a_blocked_socket_gets_at_most_one_record_encrypted_ahead() {
         );
         accepted.unwrap();
         let _client = client.unwrap();
-        server.queue(Bytes::from(vec![b'x'; SIZE]));
+        server.queue(&Bytes::from(vec![b'x'; SIZE]));
         assert!(pin!(server.flush()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         // What waits as ciphertext is counted too: it can be larger than its plaintext only by its overhead.
         let waiting = server.queued_bytes();
@@ -337,7 +337,7 @@ fn a_flush_lets_others_run() {
         let (server, client) = socket_pair().await;
         let mut server = connection(server);
         socket2::SockRef::from(&client).set_recv_buffer_size(4_000_000).unwrap();
-        server.queue(Bytes::from(vec![0; 2_000_000]));
+        server.queue(&Bytes::from(vec![0; 2_000_000]));
         let mut longest = 0;
         let mut drain = vec![0; 2_000_000];
         loop {
@@ -444,7 +444,7 @@ fn closing_ends_with_the_deadline_when_the_peer_does_nothing() {
     run(async {
         let (server, _client) = socket_pair().await;
         let mut server = connection(server);
-        server.queue(Bytes::from(vec![0; 50_000_000]));
+        server.queue(&Bytes::from(vec![0; 50_000_000]));
         let began = std::time::Instant::now();
         server.close(std::time::Duration::from_millis(100)).await;
         assert!(began.elapsed().as_millis() >= 100);
