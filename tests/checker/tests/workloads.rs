@@ -64,6 +64,13 @@ async fn w1_kill9_200() {
     passes(options).await;
 }
 
+/// One thread delivers and commits, and what no archive wants is in one queue only.
+#[tokio::test]
+async fn w1_kill9_without_an_archive_on_one_thread() {
+    let server = server_config(None).with("threads", "1").with("archive.enabled", "false");
+    passes(options(Workload::Chat, Nemesis::Kill, 4 * CYCLES, server)).await;
+}
+
 #[tokio::test]
 async fn w6_kill9() {
     passes(options(Workload::Roster, Nemesis::Kill, CYCLES, server_config(None))).await;
