@@ -1,9 +1,11 @@
 //! The limits of batches and names, checked before anything is queued, the same for every back-end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use waystation_core::queue::{
-    Batch, MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_PAYLOAD, MAX_QUEUE_NAME, MAX_QUEUES, QueueError, Verdict,
+    Batch, MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_PAYLOAD, MAX_QUEUE_NAME, MAX_QUEUES, QueueError, QueueName,
+    Verdict,
 };
 
 /// What an item weighs beside its payload: its place in queues and maps.
@@ -23,12 +25,13 @@ pub(crate) fn batch(batch: &Batch) -> Result<usize, QueueError> {
     // Each piece is at most isize::MAX long, but not their sum.
     let mut bytes = 0_usize;
     let mut names = 0_usize;
+    let mut known = Known::default();
     for record in &batch.records {
         if record.queues.is_empty() || record.queues.len() > MAX_QUEUES {
             return Err(QueueError::Invalid("a record has to be in one to eight queues"));
         }
         for (at, queue) in record.queues.iter().enumerate() {
-            name(queue)?;
+            known.name(queue)?;
             names += queue.len();
             if record.queues[..at].contains(queue) {
                 return Err(QueueError::Invalid("a record names a queue twice"));
@@ -44,7 +47,7 @@ pub(crate) fn batch(batch: &Batch) -> Result<usize, QueueError> {
         return Err(QueueError::Invalid("the payloads of a batch are too long together"));
     }
     for settle in &batch.settles {
-        name(&settle.queue)?;
+        known.name(&settle.queue)?;
         names += settle.queue.len();
         if let Verdict::Park { reason } = &settle.verdict {
             names += reason.len().min(MAX_REASON);
@@ -54,20 +57,54 @@ pub(crate) fn batch(batch: &Batch) -> Result<usize, QueueError> {
     Ok(bytes + names + ITEM_OVERHEAD * items)
 }
 
+/// The last names of a batch that were found right: most batches name the same few by turns, and
+/// mostly as one string.
+#[derive(Default)]
+struct Known<'a>([Option<&'a QueueName>; 2]);
+
+impl<'a> Known<'a> {
+    fn name(&mut self, queue: &'a QueueName) -> Result<(), QueueError> {
+        let [last, before] = self.0;
+        // No other name can come to stand there while the batch is borrowed.
+        let is_it = |known: Option<&QueueName>| known.is_some_and(|known| Arc::ptr_eq(known, queue));
+        if !is_it(last) && !is_it(before) {
+            name(queue)?;
+            self.0 = [Some(queue), last];
+        }
+        Ok(())
+    }
+}
+
 /// Checks the name of a queue.
 pub(crate) fn name(name: &str) -> Result<(), QueueError> {
     if name.is_empty() || name.len() > MAX_QUEUE_NAME {
         return Err(QueueError::Invalid("the length of a queue's name"));
     }
-    // Byte by byte for those of ASCII, as nearly all are: names are a fifth of what an append costs.
-    let has_control = match name.is_ascii() {
-        true => name.bytes().any(|byte| byte.is_ascii_control()),
-        false => name.chars().any(char::is_control),
-    };
-    if has_control {
+    if !is_plain(name.as_bytes()) && name.chars().any(char::is_control) {
         return Err(QueueError::Invalid("a control character in a queue's name"));
     }
     Ok(())
+}
+
+/// True only when all bytes are printable ASCII.
+///
+/// Eight at a time: each message brings four names, which cost a sixth of the commit byte by byte (690
+/// instructions of 3,850 then, 180 now).
+fn is_plain(bytes: &[u8]) -> bool {
+    const EACH: u64 = u64::MAX / 0xff;
+    const HIGH: u64 = 0x80 * EACH;
+    // The high bit of a byte ends up set when it was set, when adding one sets it (0x7f), or when
+    // taking 0x20 from it has to borrow. Where no byte has it set, none carries into its neighbour.
+    let odd = |bytes: [u8; 8]| {
+        let word = u64::from_ne_bytes(bytes);
+        (word | word.wrapping_add(EACH) | !((word | HIGH) - 0x20 * EACH)) & HIGH
+    };
+    let Some(last) = bytes.last_chunk() else {
+        return bytes.iter().all(|byte| (0x20..0x7f).contains(byte));
+    };
+    // What is left of the last eight bytes is looked at together with some before it.
+    let words = bytes.as_chunks().0.iter();
+    words.fold(odd(*last), |found, word| found | odd(*word)) == 0
 }
 
 /// The part of a reason that is kept: whole characters of its first [`MAX_REASON`] bytes.
@@ -95,6 +132,20 @@ mod tests {
         }
         for bad in ["", "a\n", "\u{7f}", "\u{e9}\u{0}", "\u{85}", &"x".repeat(MAX_QUEUE_NAME + 1)] {
             assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn eight_bytes_at_a_time_are_judged_as_one_by_one() {
+        for len in [1, 7, 8, 9, 15, 16, 17, 24, 30] {
+            for at in 0..len {
+                for byte in 0..=u8::MAX {
+                    let mut bytes = vec![b'a'; len];
+                    bytes[at] = byte;
+                    let one_by_one = bytes.iter().all(|byte| byte.is_ascii() && !byte.is_ascii_control());
+                    assert_eq!(is_plain(&bytes), one_by_one, "{byte:#x} at {at} of {len}");
+                }
+            }
         }
     }
 

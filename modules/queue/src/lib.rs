@@ -11,6 +11,7 @@ mod error;
 pub mod fs;
 mod log;
 mod memory;
+mod names;
 mod options;
 mod repair;
 mod report;

@@ -17,7 +17,7 @@ use waystation_core::queue::QueueName;
 use crate::error::OpenError;
 use crate::fs::{FileSystem, Lock, read_exact, write_all};
 use crate::log::checkpoint::{self, Checkpoint, SealedEntry};
-use crate::log::committer::{Committer, Shared};
+use crate::log::committer::{Committer, Plan, Shared};
 use crate::log::find::resolve;
 use crate::log::frame::{ALIGN, Change, Encoder, Flaw, Frame, RECORD_HEADER, StoredRecord};
 use crate::log::index::{
@@ -89,6 +89,7 @@ fn put_in_force(
         options: Options { segment_bytes: MIN_SEGMENT, ..Options::default() },
         writer,
         encoder: Encoder::default(),
+        plan: Plan::default(),
         reserve: Reserve::none(),
         keeper: None,
         busy: false,
@@ -521,7 +522,8 @@ fn inspect(
 /// Forgets what is noted of records that are gone, and sets the figures of the queues.
 fn prune(state: &mut State, pages: &Pages, sums: &HashMap<QueueName, u64>) -> Result<(), OpenError> {
     let noted: Vec<_> = state
-        .named_queues()
+        .queues
+        .iter()
         .flat_map(|queue| queue.special.keys().map(|id| (QueueName::clone(&queue.name), *id)))
         .collect();
     for (queue, id) in noted {

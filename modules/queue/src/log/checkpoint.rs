@@ -32,6 +32,7 @@ use crate::log::frame::Reader;
 use crate::log::index::Slot;
 use crate::log::queue::{Queue, Special};
 use crate::log::snapshot::Head;
+use crate::names::Named;
 
 const MAGIC: &[u8; 8] = b"WAYQCKP1";
 const HEADER: usize = 24;

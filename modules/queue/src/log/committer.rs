@@ -21,7 +21,7 @@ use waystation_core::storage::Durability;
 use crate::Options;
 use crate::fs::{FileSystem, Lock};
 use crate::log::checkpoint::millis;
-use crate::log::find::resolve;
+use crate::log::find::{resolve, resolve_in};
 use crate::log::frame::{Change, Control, Encoder, Stamp};
 use crate::log::index::{LogFile, Miss, PageError, Pages, SegmentFiles, Slot};
 use crate::log::job::{Entry, Inbox, Job, Outcome};
@@ -30,6 +30,7 @@ use crate::log::keeper::Keeper;
 use crate::log::recover::now_ms;
 use crate::log::segment::{self, WriteFailure, Writer};
 use crate::log::state::{Place, State};
+use crate::names::Recent;
 
 /// What the committer shares with the callers.
 pub(crate) struct Shared {
@@ -72,6 +73,7 @@ pub(crate) struct Committer {
     pub(crate) options: Options,
     pub(crate) writer: Writer,
     pub(crate) encoder: Encoder,
+    pub(crate) plan: Plan,
     pub(crate) reserve: Reserve,
     /// Does what commits must not wait for; without it, it is done at once.
     pub(crate) keeper: Option<Keeper>,
@@ -110,18 +112,35 @@ enum Step {
     Purge,
 }
 
-/// What was planned for a group: one step per entry, and what they need, in order.
+/// What a verdict of a batch is about.
+struct Settled {
+    /// Of its queue, if that was there when the group was planned: the number stays until the group
+    /// is applied.
+    number: Option<u32>,
+    place: Place,
+    /// This is an attempt that no lease has counted.
+    counts: bool,
+}
+
+/// What was planned for a group: one step per entry, and what they need, in order. The memory is used
+/// again for the next group.
 #[derive(Default)]
-struct Plan {
+pub(crate) struct Plan {
     steps: Vec<Step>,
     /// Where the records stand from the beginning of the group on.
     offsets: Vec<usize>,
+    /// The verdicts of batches.
+    settled: Vec<Settled>,
+    /// The records that other jobs are about.
     places: Vec<Place>,
-    counts: Vec<bool>,
     next_id: u64,
     /// Leases that a job of this group ends.
     ended: HashSet<LeaseId>,
+    recent: Recent,
 }
+
+/// Above this many items the memory of a plan is given back after a group.
+const KEEP_PLAN: usize = 8 * 1024;
 
 impl Committer {
     /// Serves the inbox until it is closed; then writes a checkpoint and answers `closed`.
@@ -174,20 +193,21 @@ impl Committer {
                 Err(KeepError::Stop(error)) => return Err(self.refuse(group, error)),
             }
         }
-        let plan = self.plan(&group, full);
+        let mut plan = self.plan(&group, full);
         if self.encoder.len() > 0 {
             let len = self.encoder.len() as u64;
             match self.writer.write(&mut self.encoder.slices(), len) {
                 Ok(()) => {}
                 Err(WriteFailure::Full) => {
                     tracing::error!("the disk is full: a group of batches was refused");
-                    for (entry, step) in group.into_iter().zip(plan.steps) {
+                    for (entry, step) in group.into_iter().zip(plan.steps.drain(..)) {
                         let answer = match step {
                             Step::Refused(error) => error,
                             _ => QueueError::Full,
                         };
                         entry.answer(Err(answer));
                     }
+                    self.plan = plan;
                     return Ok(());
                 }
                 Err(WriteFailure::Stop(error)) => return Err(self.refuse(group, format!("writing: {error}"))),
@@ -198,7 +218,8 @@ impl Committer {
                 return Err(self.refuse(group, format!("flushing: {error}")));
             }
         }
-        let answers = self.apply(&group, plan);
+        let answers = self.apply(&group, &mut plan);
+        self.plan = plan;
         for (entry, answer) in group.into_iter().zip(answers) {
             entry.answer(answer);
         }
@@ -222,17 +243,18 @@ impl Committer {
     fn plan(&mut self, group: &[Entry], full: bool) -> Plan {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.state();
-        let mut plan = Plan { next_id: state.next_id, ..Plan::default() };
+        let mut plan = std::mem::take(&mut self.plan);
+        plan.begin(state.next_id);
         let time_ms = now_ms();
         self.encoder.clear();
         for entry in group {
             let step = loop {
-                let lens = (plan.places.len(), plan.counts.len());
+                let lens = (plan.places.len(), plan.settled.len());
                 match plan.entry(&state, &shared.pages, &entry.job, full) {
                     Ok(step) => break step,
                     Err(miss) => {
                         plan.places.truncate(lens.0);
-                        plan.counts.truncate(lens.1);
+                        plan.settled.truncate(lens.1);
                         // No file is read while the state is locked.
                         drop(state);
                         let fetched = shared.pages.fetch(&miss);
@@ -270,9 +292,9 @@ impl Committer {
                     encoder.queues(record.queues.iter().map(|queue| &**queue));
                 }
                 batch.marks.iter().for_each(|mark| encoder.control(Control::Mark(*mark)));
-                let counts = &plan.counts[plan.counts.len() - batch.settles.len()..];
-                for (settle, counts) in batch.settles.iter().zip(counts) {
-                    let change = change(&settle.verdict, *counts);
+                let settled = &plan.settled[plan.settled.len() - batch.settles.len()..];
+                for (settle, settled) in batch.settles.iter().zip(settled) {
+                    let change = change(&settle.verdict, settled.counts);
                     encoder.control(Control::Settle { queue: &settle.queue, id: settle.id.0, change });
                 }
                 encoder.payloads();
@@ -302,27 +324,20 @@ impl Committer {
     }
 
     /// Applies what was written, and gives the answers.
-    fn apply(&mut self, group: &[Entry], plan: Plan) -> Vec<Outcome> {
+    fn apply(&mut self, group: &[Entry], plan: &mut Plan) -> Vec<Outcome> {
         let begin = self.writer.position - self.encoder.len() as u64;
         let now = Instant::now();
-        let mut offsets = plan.offsets.into_iter();
-        let mut places = plan.places.into_iter();
-        let mut counts = plan.counts.into_iter();
+        let mut offsets = plan.offsets.iter().copied();
+        let mut settled = plan.settled.drain(..);
+        let mut places = plan.places.drain(..);
         let mut state = self.shared.state_mut();
         let mut answers = Vec::with_capacity(group.len());
-        for (entry, step) in group.iter().zip(plan.steps) {
+        for (entry, step) in group.iter().zip(plan.steps.drain(..)) {
             let answer = match (&entry.job, step) {
                 (_, Step::Refused(error)) => Err(error),
-                (Job::Batch(batch), Step::Batch { first_id }) => Ok(apply_batch(
-                    &mut state,
-                    batch,
-                    first_id,
-                    begin,
-                    &mut offsets,
-                    &mut places,
-                    &mut counts,
-                    now,
-                )),
+                (Job::Batch(batch), Step::Batch { first_id }) => {
+                    Ok(apply_batch(&mut state, batch, first_id, begin, &mut offsets, &mut settled, now))
+                }
                 (Job::Settle { verdict, .. }, Step::Settle { queue, id, counts }) => {
                     let place = places.next().unwrap_or(Place::Absent);
                     state.settle(&queue, id, place, change(verdict, counts), now);
@@ -343,7 +358,7 @@ impl Committer {
             answers.push(answer);
         }
         state.next_id = plan.next_id;
-        state.sweep();
+        state.queues.sweep();
         answers
     }
 }
@@ -354,8 +369,7 @@ fn apply_batch(
     first_id: u64,
     begin: u64,
     offsets: &mut impl Iterator<Item = usize>,
-    places: &mut impl Iterator<Item = Place>,
-    counts: &mut impl Iterator<Item = bool>,
+    settled: &mut impl Iterator<Item = Settled>,
     now: Instant,
 ) -> Vec<RecordId> {
     let mut ids = Vec::with_capacity(batch.records.len());
@@ -368,8 +382,13 @@ fn apply_batch(
         ids.push(RecordId(id));
     }
     batch.marks.iter().for_each(|mark| state.marks.change(*mark));
-    for (settle, (place, counts)) in batch.settles.iter().zip(places.zip(counts)) {
-        state.settle(&settle.queue, settle.id.0, place, change(&settle.verdict, counts), now);
+    for (Settle { queue, id, verdict }, settled) in batch.settles.iter().zip(settled) {
+        let change = change(verdict, settled.counts);
+        match settled.number {
+            Some(number) => state.settle_in(number, id.0, settled.place, change, now),
+            // The group itself may have made it.
+            None => state.settle(queue, id.0, settled.place, change, now),
+        }
     }
     ids
 }
@@ -384,22 +403,42 @@ fn change(verdict: &Verdict, counts: bool) -> Change<'_> {
 }
 
 impl Plan {
+    /// Forgets the last group.
+    fn begin(&mut self, next_id: u64) {
+        self.steps.clear();
+        self.steps.shrink_to(KEEP_PLAN);
+        self.offsets.clear();
+        self.offsets.shrink_to(KEEP_PLAN);
+        self.settled.clear();
+        self.settled.shrink_to(KEEP_PLAN);
+        self.places.clear();
+        self.places.shrink_to(KEEP_PLAN);
+        self.ended.clear();
+        self.ended.shrink_to(KEEP_PLAN);
+        self.next_id = next_id;
+    }
+
     /// Decides on one entry, and notes the places that it needs.
     fn entry(&mut self, state: &State, pages: &Pages, job: &Job, full: bool) -> Result<Step, Miss> {
         match job {
             Job::Batch(batch) if full && !batch.records.is_empty() => Ok(Step::Refused(QueueError::Full)),
             Job::Batch(batch) => {
+                let first = self.settled.len();
                 // First all the places: a page that is missing must leave nothing half noted.
                 for Settle { queue, id, .. } in &batch.settles {
-                    self.places.push(resolve(state, pages, queue, id.0)?);
+                    let number = state.queues.find(queue, &mut self.recent);
+                    let queue = number.and_then(|number| state.queues.get(number));
+                    let place = resolve_in(state, pages, queue, id.0)?;
+                    self.settled.push(Settled { number, place, counts: true });
                 }
-                for Settle { queue, id, verdict } in &batch.settles {
-                    let lease = state.queue(queue).and_then(|queue| queue.leases.get(&id.0));
-                    let held = lease
-                        .is_some_and(|(lease, until)| *until > Instant::now() && !self.ended.contains(lease));
+                for (settle, settled) in batch.settles.iter().zip(&mut self.settled[first..]) {
+                    let queue = settled.number.and_then(|number| state.queues.get(number));
+                    let leases = queue.map(|queue| &queue.leases).filter(|leases| !leases.is_empty());
+                    let lease = leases.and_then(|leases| leases.get(&settle.id.0));
+                    let Some((lease, until)) = lease else { continue };
                     // A lease was counted when it was given.
-                    self.counts.push(!held);
-                    if let (Some((lease, _)), false) = (lease, *verdict == Verdict::Unpark) {
+                    settled.counts = *until <= Instant::now() || self.ended.contains(lease);
+                    if settle.verdict != Verdict::Unpark {
                         self.ended.insert(*lease);
                     }
                 }

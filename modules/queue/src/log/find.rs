@@ -123,10 +123,20 @@ impl Scan {
 
 /// Where a record of a queue stands.
 pub(crate) fn resolve(state: &State, pages: &Pages, name: &str, id: u64) -> Result<Place, Miss> {
+    resolve_in(state, pages, state.queue(name), id)
+}
+
+/// Where a record stands, in a queue if there is one.
+pub(crate) fn resolve_in(
+    state: &State,
+    pages: &Pages,
+    queue: Option<&Queue>,
+    id: u64,
+) -> Result<Place, Miss> {
     if id >= state.active.first_id {
         return Ok(Place::Tail);
     }
-    let Some(queue) = state.queue(name) else { return Ok(Place::Absent) };
+    let Some(queue) = queue else { return Ok(Place::Absent) };
     let index = queue.runs.partition_point(|run| run.first_id <= id);
     let Some(run) = index.checked_sub(1).and_then(|index| queue.runs.get(index)) else {
         return Ok(Place::Absent);

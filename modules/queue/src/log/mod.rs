@@ -141,6 +141,7 @@ impl Log {
             options,
             writer: opened.writer,
             encoder: frame::Encoder::default(),
+            plan: committer::Plan::default(),
             keeper: None,
             busy: false,
             no_room: false,
@@ -325,7 +326,7 @@ impl QueueBackend for Log {
         max: usize,
     ) -> BoxFuture<'static, Result<Vec<QueueName>, QueueError>> {
         let names = self.shared.check_open();
-        ready(names.map(|()| self.shared.state().names(&prefix, after.as_deref(), max)))
+        ready(names.map(|()| self.shared.state().queues.list(&prefix, after.as_deref(), max)))
     }
 
     fn close(&self) -> BoxFuture<'static, Result<(), QueueError>> {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use waystation_core::queue::{LeaseId, QueueName};
 
 use crate::log::index::Slot;
+use crate::names::Named;
 
 /// Marks a slot of the active segment as acknowledged; payloads are far shorter.
 pub(crate) const DONE: u32 = 1 << 31;
@@ -51,8 +52,8 @@ pub(crate) struct Queue {
     pub(crate) leases: BTreeMap<u64, (LeaseId, Instant)>,
 }
 
-impl Queue {
-    pub(crate) fn new(name: QueueName) -> Self {
+impl Named for Queue {
+    fn named(name: QueueName) -> Self {
         Self {
             name,
             pending: 0,
@@ -66,8 +67,22 @@ impl Queue {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn name(&self) -> &QueueName {
+        &self.name
+    }
+
+    fn is_empty(&self) -> bool {
         self.pending == 0 && self.parked == 0
+    }
+}
+
+impl Queue {
+    /// Where in the tail a record stands; nearly always at its front, for that is where records leave.
+    pub(crate) fn in_tail(&self, id: u64) -> Option<usize> {
+        if self.tail.front()?.id == id {
+            return Some(0);
+        }
+        self.tail.binary_search_by_key(&id, |slot| slot.id).ok()
     }
 
     /// Slots of the active segment that are not acknowledged, from an id on.

@@ -75,7 +75,7 @@ impl State {
             done: (sealed.live < sealed.files.slots).then(|| Arc::clone(&sealed.done)),
         });
         let sealed = sealed.collect();
-        let (end, at) = (self.queues.len(), Instant::now());
+        let (end, at) = (self.queues.end() as usize, Instant::now());
         self.copying = Some(Copying { next: 0, end, at, saved: HashMap::new() });
         Head { position, next_id: self.next_id, time_ms: now_ms(), sealed, marks: self.marks.copy() }
     }
@@ -87,7 +87,7 @@ impl State {
         let begin = out.len();
         while copying.next < stop && out.len() - begin < STRETCH {
             let before = out.len();
-            match (copying.saved.remove(&copying.next), &self.queues[copying.next]) {
+            match (copying.saved.remove(&copying.next), self.queues.get(copying.next as u32)) {
                 (Some(bytes), _) => out.extend_from_slice(&bytes),
                 (None, Some(queue)) => put_queue(out, queue, copying.at),
                 (None, None) => {}

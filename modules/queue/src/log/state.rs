@@ -19,6 +19,7 @@ use crate::log::marks::Marks;
 use crate::log::queue::DONE;
 pub(crate) use crate::log::queue::{Queue, Run};
 use crate::log::snapshot::{Copying, before_change};
+use crate::names::{Named, Names, Recent};
 
 /// A sealed segment.
 pub(crate) struct Sealed {
@@ -80,13 +81,8 @@ pub(crate) struct Active {
 
 /// See the module's header.
 pub(crate) struct State {
-    /// Looked up several times a record. Keyed like the standard map, for names are chosen by users.
-    names: ahash::HashMap<QueueName, u32>,
-    order: BTreeMap<QueueName, u32>,
-    pub(crate) queues: Vec<Option<Queue>>,
-    unused: Vec<u32>,
-    /// Queues that hold nothing and are kept because they are likely to hold something again.
-    empty: usize,
+    pub(crate) queues: Names<Queue>,
+    recent: Recent,
     pub(crate) sealed: BTreeMap<u32, Sealed>,
     pub(crate) active: Active,
     pub(crate) marks: Marks,
@@ -101,17 +97,11 @@ pub(crate) struct State {
     last_lease: u64,
 }
 
-/// Empty queues that are kept in any case.
-const KEEP_EMPTY: usize = 1024;
-
 impl State {
     pub(crate) fn new(active: Active) -> Self {
         Self {
-            names: ahash::HashMap::default(),
-            order: BTreeMap::new(),
-            queues: Vec::new(),
-            unused: Vec::new(),
-            empty: 0,
+            queues: Names::default(),
+            recent: Recent::default(),
             sealed: BTreeMap::new(),
             next_id: active.first_id,
             active,
@@ -125,65 +115,34 @@ impl State {
     }
 
     pub(crate) fn queue(&self, name: &str) -> Option<&Queue> {
-        self.queues[*self.names.get(name)? as usize].as_ref()
+        self.queues.get(self.queues.number(name)?)
     }
 
     /// Every queue that holds something.
     pub(crate) fn all_queues(&self) -> impl Iterator<Item = &Queue> {
-        self.queues.iter().flatten().filter(|queue| !queue.is_empty())
-    }
-
-    /// Every queue there is, empty or not.
-    pub(crate) fn named_queues(&self) -> impl Iterator<Item = &Queue> {
-        self.queues.iter().flatten()
-    }
-
-    /// Names that begin with `prefix` and come after `after`, in order.
-    pub(crate) fn names(&self, prefix: &str, after: Option<&str>, max: usize) -> Vec<QueueName> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let from = match after {
-            Some(after) if after >= prefix => Excluded(after),
-            _ => Included(prefix),
-        };
-        self.order
-            .range::<str, _>((from, Unbounded))
-            .take_while(|(name, _)| name.starts_with(prefix))
-            .filter(|(_, number)| self.queues[**number as usize].as_ref().is_some_and(|q| !q.is_empty()))
-            .take(max)
-            .map(|(name, _)| QueueName::clone(name))
-            .collect()
+        self.queues.iter().filter(|queue| !queue.is_empty())
     }
 
     /// The queue of a name, made when there is none.
     pub(crate) fn ensure(&mut self, name: &str) -> &mut Queue {
         let number = self.number(name);
-        // The number of a name is that of a queue that exists.
-        self.queues[number as usize].get_or_insert_with(|| Queue::new(QueueName::from(name)))
+        self.queues.ensure(number, name)
     }
 
+    /// The number of a name, whose queue is made when there is none.
     fn number(&mut self, name: &str) -> u32 {
-        match self.names.get(name) {
-            Some(number) => *number,
-            None => {
-                let name = QueueName::from(name);
-                let number = self.unused.pop().unwrap_or_else(|| {
-                    self.queues.push(None);
-                    self.queues.len() as u32 - 1
-                });
-                before_change(&mut self.copying, number, None);
-                self.names.insert(name.clone(), number);
-                self.order.insert(name.clone(), number);
-                self.queues[number as usize] = Some(Queue::new(name));
-                self.empty += 1;
-                number
-            }
+        if let Some(number) = self.queues.find(name, &mut self.recent) {
+            return number;
         }
+        let number = self.queues.add(name);
+        before_change(&mut self.copying, number, None);
+        number
     }
 
     /// Puts a slot into the tail of a queue.
     fn put_in_tail(&mut self, name: &str, slot: Slot) -> Option<&mut Queue> {
         let number = self.number(name);
-        let queue = self.queues[number as usize].as_mut()?;
+        let queue = self.queues.get_mut(number)?;
         before_change(&mut self.copying, number, Some(queue));
         if !queue.tailed {
             queue.tailed = true;
@@ -200,18 +159,24 @@ impl State {
         queue.pending += 1;
         queue.bytes += u64::from(slot.len);
         if was_empty {
-            self.empty -= 1;
+            self.queues.empty -= 1;
         }
     }
 
     /// Applies a verdict on a record at a place that was resolved since the last seal.
     pub(crate) fn settle(&mut self, name: &str, id: u64, place: Place, change: Change<'_>, now: Instant) {
-        let Some(&number) = self.names.get(name) else { return };
-        let Some(queue) = self.queues[number as usize].as_mut() else { return };
+        if let Some(number) = self.queues.find(name, &mut self.recent) {
+            self.settle_in(number, id, place, change, now);
+        }
+    }
+
+    /// As [`State::settle`], of the queue of a number.
+    pub(crate) fn settle_in(&mut self, number: u32, id: u64, place: Place, change: Change<'_>, now: Instant) {
+        let Some(queue) = self.queues.get_mut(number) else { return };
         let tail = match place {
             Place::Absent => return,
-            Place::Tail => match queue.tail.binary_search_by_key(&id, |slot| slot.id) {
-                Ok(index) if queue.tail[index].len & DONE == 0 => Some(index),
+            Place::Tail => match queue.in_tail(id) {
+                Some(index) if queue.tail[index].len & DONE == 0 => Some(index),
                 _ => return,
             },
             Place::Sealed { segment, slot, .. } => match self.sealed.get(&segment) {
@@ -226,6 +191,7 @@ impl State {
         };
         before_change(&mut self.copying, number, Some(queue));
         let parked = queue.is_parked(id);
+        let mut emptied = false;
         match change {
             Change::Ack => {
                 match (place, tail) {
@@ -242,14 +208,17 @@ impl State {
                     (_, Some(index)) => queue.leave_tail(index),
                     _ => return,
                 }
-                queue.special.remove(&id);
+                // Few records ever have either, and a look into an empty map is a call.
+                if !queue.special.is_empty() {
+                    queue.special.remove(&id);
+                }
                 if parked {
                     queue.parked -= 1;
                 } else {
                     queue.pending -= 1;
                     queue.bytes -= u64::from(len);
                 }
-                self.empty += usize::from(queue.is_empty());
+                emptied = queue.is_empty();
             }
             Change::Nack { .. } if parked => return,
             Change::Nack { delay_ms, counts } => {
@@ -282,15 +251,18 @@ impl State {
                 return;
             }
         }
-        if let Some((lease, _)) = queue.leases.remove(&id) {
+        if !queue.leases.is_empty()
+            && let Some((lease, _)) = queue.leases.remove(&id)
+        {
             self.leases.remove(&lease);
         }
+        self.queues.empty += usize::from(emptied);
     }
 
     /// Acknowledges everything in a queue.
     pub(crate) fn purge(&mut self, name: &str) {
-        let Some(&number) = self.names.get(name) else { return };
-        let Some(queue) = self.queues[number as usize].as_mut() else { return };
+        let Some(number) = self.queues.number(name) else { return };
+        let Some(queue) = self.queues.get_mut(number) else { return };
         if queue.is_empty() {
             return;
         }
@@ -308,23 +280,8 @@ impl State {
         for (lease, _) in queue.leases.values() {
             self.leases.remove(lease);
         }
-        *queue = Queue::new(QueueName::clone(&queue.name));
-        self.empty += 1;
-    }
-
-    /// Forgets queues that hold nothing, when there are many.
-    pub(crate) fn sweep(&mut self) {
-        if self.empty <= KEEP_EMPTY + self.names.len() / 2 {
-            return;
-        }
-        for (number, place) in self.queues.iter_mut().enumerate() {
-            if let Some(queue) = place.take_if(|queue| queue.is_empty()) {
-                self.names.remove(&queue.name);
-                self.order.remove(&queue.name);
-                self.unused.push(number as u32);
-            }
-        }
-        self.empty = 0;
+        *queue = Queue::named(QueueName::clone(&queue.name));
+        self.queues.empty += 1;
     }
 
     /// What the active segment holds: its live slots, by queue.
@@ -347,7 +304,7 @@ impl State {
         let (mut start, mut live_bytes) = (0, 0);
         for number in std::mem::take(&mut self.tailed) {
             // One that was forgotten and came back may stand there twice.
-            let Some(queue) = self.queues[number as usize].as_mut() else { continue };
+            let Some(queue) = self.queues.get_mut(number) else { continue };
             queue.tailed = false;
             let tail = std::mem::take(&mut queue.tail);
             let live = tail.iter().filter(|slot| slot.len & DONE == 0);
@@ -401,8 +358,8 @@ impl State {
 
     /// Leases a record that is free; ends a lease of it that has run out.
     pub(crate) fn lease(&mut self, name: &str, id: u64, until: Instant) -> Option<LeaseId> {
-        let number = *self.names.get(name)?;
-        let queue = self.queues[number as usize].as_mut()?;
+        let number = self.queues.number(name)?;
+        let queue = self.queues.get_mut(number)?;
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         if let Some((expired, _)) = queue.leases.insert(id, (lease, until)) {
@@ -415,7 +372,7 @@ impl State {
     /// The record under a lease that is still held, and when it ends.
     pub(crate) fn held(&self, lease: LeaseId, now: Instant) -> Option<(&Queue, u64)> {
         let (number, id) = *self.leases.get(&lease)?;
-        let queue = self.queues[number as usize].as_ref()?;
+        let queue = self.queues.get(number)?;
         let (by, until) = queue.leases.get(&id)?;
         (*by == lease && *until > now).then_some((queue, id))
     }
@@ -423,7 +380,7 @@ impl State {
     /// Lets a lease that is held last until another moment; false when it is not held.
     pub(crate) fn extend(&mut self, lease: LeaseId, now: Instant, until: Instant) -> bool {
         let Some((number, id)) = self.leases.get(&lease).copied() else { return false };
-        let queue = self.queues[number as usize].as_mut();
+        let queue = self.queues.get_mut(number);
         match queue.and_then(|queue| queue.leases.get_mut(&id)) {
             Some((by, at)) if *by == lease && *at > now => {
                 *at = until;
@@ -436,7 +393,7 @@ impl State {
     /// Gives a lease back as if it had never been.
     pub(crate) fn release(&mut self, lease: LeaseId) {
         let Some((number, id)) = self.leases.remove(&lease) else { return };
-        if let Some(queue) = self.queues[number as usize].as_mut()
+        if let Some(queue) = self.queues.get_mut(number)
             && queue.leases.get(&id).is_some_and(|(by, _)| *by == lease)
         {
             queue.leases.remove(&id);
@@ -445,8 +402,8 @@ impl State {
 
     /// Sets the figures of each queue from its parts, after a checkpoint was read.
     pub(crate) fn settle_figures(&mut self, sealed_bytes: &HashMap<QueueName, u64>) {
-        self.empty = 0;
-        for queue in self.queues.iter_mut().flatten() {
+        let mut empty = 0;
+        for queue in self.queues.iter_mut() {
             let runs: u64 = queue.runs.iter().map(|run| u64::from(run.live)).sum();
             let (mut count, mut bytes) = (runs, sealed_bytes.get(&queue.name).copied().unwrap_or(0));
             for slot in queue.tail_from(0) {
@@ -456,8 +413,9 @@ impl State {
             queue.parked = queue.special.values().filter(|s| s.parked.is_some()).count() as u64;
             queue.pending = count.saturating_sub(queue.parked);
             queue.bytes = bytes.saturating_sub(queue.parked_bytes());
-            self.empty += usize::from(queue.is_empty());
+            empty += usize::from(queue.is_empty());
         }
+        self.queues.empty = empty;
     }
 
     /// Puts a slot into a queue's tail without counting it, while a checkpoint is read.
