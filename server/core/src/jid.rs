@@ -201,14 +201,17 @@ impl Jid {
     /// The address escaped for an attribute value.
     ///
     /// Only resources can hold characters that need it.
+    #[inline]
     pub fn escaped(&self) -> Cow<'_, str> {
-        if self.plain {
-            return Cow::Borrowed(&self.text);
-        }
+        if self.plain { Cow::Borrowed(&self.text) } else { Cow::Owned(self.escape()) }
+    }
+
+    #[cold]
+    fn escape(&self) -> String {
         let mut out = Vec::with_capacity(self.text.len() + 16);
         waystation_xml::escape_attr(&self.text, &mut out);
         // Escaping text gives text.
-        Cow::Owned(String::from_utf8(out).unwrap_or_default())
+        String::from_utf8(out).unwrap_or_default()
     }
 }
 

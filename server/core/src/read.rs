@@ -207,13 +207,17 @@ enum Name {
 
 impl Name {
     fn of(bytes: &[u8], attribute: &Attribute) -> Self {
-        match (attribute.prefix.slice(bytes), attribute.local.slice(bytes)) {
-            (b"", b"from") => Self::From,
-            (b"", b"to") => Self::To,
-            (b"", b"type") => Self::Type,
-            (b"", b"id") => Self::Id,
-            (b"", b"xmlns") => Self::Namespace,
-            (b"xml", b"lang") => Self::Lang,
+        let local = attribute.local.slice(bytes);
+        if !attribute.prefix.is_empty() {
+            let is_lang = local == b"lang" && attribute.prefix.slice(bytes) == b"xml";
+            return if is_lang { Self::Lang } else { Self::Extra };
+        }
+        match local {
+            b"from" => Self::From,
+            b"to" => Self::To,
+            b"type" => Self::Type,
+            b"id" => Self::Id,
+            b"xmlns" => Self::Namespace,
             _ => Self::Extra,
         }
     }
