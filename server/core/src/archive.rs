@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use crate::jid::Jid;
 use crate::queue::RecordId;
+use crate::signs::Sign;
 use crate::stanza::Stanza;
 use crate::storage::{BoxFuture, StorageError};
 
@@ -40,8 +41,28 @@ pub trait Archive: Send + Sync + 'static {
 /// The archive id and stanza id (XEP-0359) of a position: 13 characters of base32hex (RFC 4648 7,
 /// lower case), whose order as text is the order of positions.
 pub fn stanza_id(id: RecordId) -> String {
+    digits(id).into_iter().map(char::from).collect()
+}
+
+fn digits(id: RecordId) -> [u8; 13] {
     const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-    (0..13).rev().map(|i| char::from(DIGITS[(id.0 >> (i * 5)) as usize & 31])).collect()
+    let mut out = [0; 13];
+    for (i, digit) in out.iter_mut().rev().enumerate() {
+        *digit = DIGITS[(id.0 >> (i * 5)) as usize & 31];
+    }
+    out
+}
+
+impl Stanza {
+    /// The same stanza with the stanza id (XEP-0359) that `by` gave it as its last child.
+    #[must_use]
+    pub fn with_stanza_id(&self, by: &Jid, id: RecordId) -> Self {
+        let (by, id) = (by.escaped(), digits(id));
+        let start: &[u8] = b"<stanza-id xmlns='urn:xmpp:sid:0' by='";
+        // It has no other sign than this one.
+        let signs = self.signs().with_known(&[Sign::Claims]);
+        self.appended([start, by.as_bytes(), b"' id='", &id, b"'/>"], signs)
+    }
 }
 
 /// The position that an archive id names; `None` for what is no such id.

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use waystation_xml::{Event, Frame, Framer};
+use waystation_xml::{Event, Frame, Framer, Ns};
 
 use crate::jid::Jid;
 use crate::signs::Signs;
@@ -99,10 +99,10 @@ impl ChildName {
     /// That of a stanza's first child.
     pub(crate) fn of_frame(frame: &Frame<'_>) -> Option<Self> {
         let child = frame.head.child.as_ref()?;
-        let (name, namespace) = (child.name(frame.bytes), child.namespace(frame.bytes));
-        if name == "body" && namespace == NS_CLIENT {
+        if child.namespace == Ns::Client && child.name.slice(frame.bytes) == b"body" {
             return Some(Self::Body);
         }
+        let (name, namespace) = (child.name(frame.bytes), child.namespace(frame.bytes));
         Some(Self::Other([name, namespace].concat().into(), name.len()))
     }
 }
@@ -112,10 +112,10 @@ pub(crate) struct Head<'a> {
     pub(crate) stanza_type: StanzaType,
     pub(crate) from: Option<Cow<'a, str>>,
     pub(crate) to: Option<Cow<'a, str>>,
-    /// Escaped already.
-    pub(crate) id: Option<&'a [u8]>,
-    /// Escaped already.
-    pub(crate) lang: Option<&'a [u8]>,
+    /// As [`quotable`] makes it.
+    pub(crate) id: Option<Cow<'a, [u8]>>,
+    /// As [`quotable`] makes it.
+    pub(crate) lang: Option<Cow<'a, [u8]>>,
 }
 
 impl Head<'_> {
@@ -123,38 +123,35 @@ impl Head<'_> {
     /// written by `write`, each with a space before it, and what comes behind the head. Returns how
     /// long the head is, and where things stand in it.
     ///
-    /// The buffer is as long as what is in it: most stanzas are kept for a while.
+    /// The buffer is as long as what is in it: most stanzas are kept for a while. Each attribute has
+    /// its own line, not its turn in a loop, so that what is constant is written without a call.
     pub(crate) fn write(
         &self,
         extra: usize,
         write: impl FnOnce(&mut Vec<u8>),
         behind: &[u8],
     ) -> (Vec<u8>, usize, Spans) {
-        const START: [&str; 5] = [" from='", " to='", " type='", " id='", " xml:lang='"];
+        const FROM: &str = " from='";
+        const TO: &str = " to='";
+        const TYPE: &str = " type='";
+        const ID: &str = " id='";
+        const LANG: &str = " xml:lang='";
         let kind = self.stanza_type.kind().as_str();
-        let values = [
-            self.from.as_ref().map(|from| from.as_bytes()),
-            self.to.as_ref().map(|to| to.as_bytes()),
-            self.stanza_type.attribute().map(str::as_bytes),
-            self.id,
-            self.lang,
-        ];
-        let mut length = 1 + kind.len() + extra + behind.len();
-        for (start, value) in START.iter().zip(values) {
-            length += value.map_or(0, |value| start.len() + value.len() + 1);
-        }
-        let mut out = Vec::with_capacity(length);
+        let from = self.from.as_ref().map(|from| from.as_bytes());
+        let to = self.to.as_ref().map(|to| to.as_bytes());
+        let stanza_type = self.stanza_type.attribute().map(str::as_bytes);
+        let (id, lang) = (self.id.as_deref(), self.lang.as_deref());
+        let needed = |start: &str, value: Option<&[u8]>| value.map_or(0, |v| start.len() + v.len() + 1);
+        let length = 1 + kind.len() + extra + behind.len();
+        let length = length + needed(FROM, from) + needed(TO, to) + needed(TYPE, stanza_type);
+        let mut out = Vec::with_capacity(length + needed(ID, id) + needed(LANG, lang));
         out.push(b'<');
         out.extend_from_slice(kind.as_bytes());
-        let mut places = [None; 5];
-        for ((start, value), place) in START.iter().zip(values).zip(&mut places) {
-            let Some(value) = value else { continue };
-            out.extend_from_slice(start.as_bytes());
-            let began = out.len();
-            escape_apostrophes(&mut out, value);
-            *place = Span::new(began, out.len());
-            out.push(b'\'');
-        }
+        attribute(&mut out, FROM, from);
+        attribute(&mut out, TO, to);
+        attribute(&mut out, TYPE, stanza_type);
+        let id = attribute(&mut out, ID, id);
+        let lang = attribute(&mut out, LANG, lang);
         let began = out.len();
         let extra = match extra {
             0 => None,
@@ -165,21 +162,34 @@ impl Head<'_> {
         };
         let head = out.len();
         out.extend_from_slice(behind);
-        let [_, _, _, id, lang] = places;
         (out, head, Spans { id, lang, extra })
     }
 }
 
-/// `value` is escaped already, but a raw value from the wire may have stood between double quotes
-/// and hold an apostrophe.
-fn escape_apostrophes(out: &mut Vec<u8>, value: &[u8]) {
-    if memchr::memchr(b'\'', value).is_some() {
-        for &b in value {
-            if b == b'\'' { out.extend_from_slice(b"&apos;") } else { out.push(b) }
-        }
-    } else {
-        out.extend_from_slice(value);
+/// Writes an attribute, if there is one, and tells where its value stands.
+#[inline(always)]
+fn attribute(out: &mut Vec<u8>, start: &str, value: Option<&[u8]>) -> Option<Span> {
+    let value = value?;
+    out.extend_from_slice(start.as_bytes());
+    let began = out.len();
+    out.extend_from_slice(value);
+    let ended = out.len();
+    out.push(b'\'');
+    Span::new(began, ended)
+}
+
+/// A value that is escaped already, for single quotes: a raw value from the wire may have stood
+/// between double quotes and hold an apostrophe.
+pub(crate) fn quotable(value: &[u8]) -> Cow<'_, [u8]> {
+    // Most are too short for a searcher to pay off.
+    if !value.contains(&b'\'') {
+        return Cow::Borrowed(value);
     }
+    let mut out = Vec::with_capacity(value.len() + 16);
+    for &b in value {
+        if b == b'\'' { out.extend_from_slice(b"&apos;") } else { out.push(b) }
+    }
+    Cow::Owned(out)
 }
 
 impl Parts {
@@ -200,25 +210,31 @@ impl Parts {
 
     /// The same with other addresses; the tail stays shared.
     pub(crate) fn readdressed(&self, from: Option<Jid>, to: Option<Jid>) -> Self {
-        self.rewritten(from, to, self.lang(), &[])
+        self.rewritten(from, to, self.lang().map(Cow::Borrowed), &[])
     }
 
     /// The same with another `xml:lang`, escaped already.
     pub(crate) fn with_lang(&self, lang: &[u8]) -> Self {
-        self.rewritten(self.from.clone(), self.to.clone(), Some(lang), &[])
+        self.rewritten(self.from.clone(), self.to.clone(), Some(quotable(lang)), &[])
     }
 
     /// The same with this attribute, which has a space before it, before the others.
     pub(crate) fn with_attribute(&self, attribute: &[u8]) -> Self {
-        self.rewritten(self.from.clone(), self.to.clone(), self.lang(), attribute)
+        self.rewritten(self.from.clone(), self.to.clone(), self.lang().map(Cow::Borrowed), attribute)
     }
 
-    fn rewritten(&self, from: Option<Jid>, to: Option<Jid>, lang: Option<&[u8]>, attribute: &[u8]) -> Self {
+    fn rewritten(
+        &self,
+        from: Option<Jid>,
+        to: Option<Jid>,
+        lang: Option<Cow<'_, [u8]>>,
+        attribute: &[u8],
+    ) -> Self {
         let head = Head {
             stanza_type: self.stanza_type,
             from: from.as_ref().map(Jid::escaped),
             to: to.as_ref().map(Jid::escaped),
-            id: self.id(),
+            id: self.id().map(Cow::Borrowed),
             lang,
         };
         let extra = [attribute, self.extra()];
@@ -241,6 +257,35 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stanza::Kind;
+
+    #[test]
+    fn a_head_is_as_long_as_its_buffer() {
+        let (from, to) = (Jid::parse("a@b/it's").unwrap(), Jid::parse("c@d").unwrap());
+        let type_of = |attribute| StanzaType::parse(Kind::Message, attribute).unwrap();
+        for (stanza_type, value) in
+            [(type_of(None), ""), (type_of(Some("chat")), "it's"), (type_of(None), "'")]
+        {
+            for some in [false, true] {
+                let head = Head {
+                    stanza_type,
+                    from: some.then(|| from.escaped()),
+                    to: Some(to.escaped()),
+                    id: Some(quotable(value.as_bytes())),
+                    lang: some.then(|| quotable(value.as_bytes())),
+                };
+                let (all, length, spans) = head.write(6, |out| out.extend_from_slice(b" x='1'"), b"/>");
+                assert_eq!((all.capacity(), length), (all.len(), all.len() - 2));
+                let escaped = value.replace('\'', "&apos;");
+                assert_eq!(spans.id.map(|id| id.of(&all)), Some(escaped.as_bytes()));
+                assert_eq!(spans.lang.map(|lang| lang.of(&all)), some.then_some(escaped.as_bytes()));
+                assert_eq!(spans.extra.map(|extra| extra.of(&all)), Some(&b" x='1'"[..]));
+                let text = String::from_utf8(all).unwrap();
+                assert!(text.ends_with(" x='1'/>") && text.contains(" to='c@d'"), "{text}");
+                assert_eq!(text.contains(" from='a@b/it&apos;s'"), some, "{text}");
+            }
+        }
+    }
 
     #[test]
     fn a_stanza_in_memory_is_small() {

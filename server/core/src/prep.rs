@@ -8,6 +8,7 @@
 //! that the profile does not map is refused, never dropped, so that no two visibly different
 //! names become one.
 
+pub(crate) mod ascii;
 mod precis;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod tests;
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
+use ascii::forbidden_in_localpart;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use precis::Class;
 
@@ -26,7 +28,7 @@ pub const MAX_PART: usize = 1023;
 const MAX_INPUT: usize = 4 * MAX_PART;
 
 /// Longest domain name and longest label in ASCII form (RFC 1034 3.1).
-const MAX_DNS_NAME: usize = 253;
+pub(crate) const MAX_DNS_NAME: usize = 253;
 const MAX_DNS_LABEL: usize = 63;
 
 /// Why a string is not a valid JID part.
@@ -58,11 +60,6 @@ fn check_input(s: &str) -> Result<(), PrepError> {
         n if n > MAX_INPUT => Err(PrepError::TooLong),
         _ => Ok(()),
     }
-}
-
-/// Printable ASCII that RFC 7622 3.3.1 forbids in a localpart.
-fn forbidden_in_localpart(b: u8) -> bool {
-    matches!(b, b'"' | b'&' | b'\'' | b'/' | b':' | b'<' | b'>' | b'@')
 }
 
 /// Prepares a localpart (RFC 7622 3.3): case, width and NFC are mapped, symbols, spaces and
@@ -130,13 +127,18 @@ pub fn domain(s: &str) -> Result<Cow<'_, str>, PrepError> {
 /// True for lower-case letter-digit-hyphen labels that are no A-labels; only the length of the
 /// whole remains to be checked.
 fn is_canonical_ascii_domain(s: &str) -> bool {
-    s.split('.').all(|label| {
-        (1..=MAX_DNS_LABEL).contains(&label.len())
-            && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && !label.starts_with("xn--")
-    })
+    s.as_bytes()
+        .split(|b| *b == b'.')
+        .all(|label| ascii::run(label, ascii::LABEL) == label.len() && is_canonical_label(label))
+}
+
+/// True for what is not too long, has its hyphens inside, and is no A-label; it has bytes of
+/// [`ascii::LABEL`] only.
+pub(crate) fn is_canonical_label(label: &[u8]) -> bool {
+    (1..=MAX_DNS_LABEL).contains(&label.len())
+        && !label.starts_with(b"-")
+        && !label.ends_with(b"-")
+        && !label.starts_with(b"xn--")
 }
 
 /// An IPv6 address in brackets. Zone identifiers mean something on one machine only, and

@@ -4,6 +4,7 @@
 //! are prepared; the head is written anew with the sender that the server vouches for, and the
 //! stanza's bytes are copied exactly once.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use waystation_xml::{Attribute, Event, Frame, Framer, Ns, XmlError};
 
 use crate::error::{Condition, StanzaError};
 use crate::jid::Jid;
-use crate::parts::{ChildName, EMPTY, Head, Parts};
+use crate::parts::{ChildName, EMPTY, Head, Parts, quotable};
 use crate::signs::Signs;
 use crate::stanza::{Kind, SERVER_MADE, Stanza, StanzaType};
 
@@ -95,17 +96,19 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
     if head.namespace != Ns::Client {
         return Err(ReadError::NotAStanza);
     }
-    let kind = match head.name(bytes) {
-        "message" => Kind::Message,
-        "presence" => Kind::Presence,
-        "iq" => Kind::Iq,
+    let kind = match head.name.slice(bytes) {
+        b"message" => Kind::Message,
+        b"presence" => Kind::Presence,
+        b"iq" => Kind::Iq,
         _ => return Err(ReadError::NotAStanza),
     };
-    let raw = |name: &str| head.attribute(bytes, name);
-    let type_attribute = head.attr(bytes, "type");
-    let stanza_type = StanzaType::parse(kind, type_attribute.as_deref());
+    let attributes = Attributes::of(bytes, head);
+    let stanza_type = match attributes.stanza_type {
+        Some(attribute) if attribute.has_entities => StanzaType::parse(kind, Some(&attribute.value(bytes))),
+        attribute => StanzaType::of_bytes(kind, attribute.map(|attribute| attribute.value.slice(bytes))),
+    };
     // The id stays in its wire form: it is relayed, not looked at.
-    let id = raw("id").map(|a| a.value.slice(bytes));
+    let id = attributes.id.map(|attribute| attribute.value.slice(bytes));
     let refuse = |condition: Condition| {
         let error = StanzaError::new(condition);
         let answerable = Stanza::build(
@@ -132,17 +135,19 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
     let Some(stanza_type) = stanza_type else {
         return Err(refuse(Condition::BadRequest));
     };
-    let address = |name: &str| match head.attr(bytes, name) {
-        Some(text) => Jid::parse(&text).map(Some).map_err(|_| refuse(Condition::JidMalformed)),
+    let address = |attribute: Option<&Attribute>| match attribute {
+        Some(attribute) => {
+            Jid::parse(&attribute.value(bytes)).map(Some).map_err(|_| refuse(Condition::JidMalformed))
+        }
         None => Ok(None),
     };
-    let to = match address("to")? {
+    let to = match address(attributes.to)? {
         None => stamp.default_to.cloned(),
         to => to,
     };
     let from = match stamp.from {
         Some(from) => Some(from.clone()),
-        None => address("from")?,
+        None => address(attributes.from)?,
     };
     if kind == Kind::Iq {
         // RFC 6120 8.2.3: an id always, exactly one child in a request, at most one in a result.
@@ -155,27 +160,16 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
             return Err(refuse(Condition::BadRequest));
         }
     }
-    let lang = head
-        .attributes
-        .iter()
-        .find(|a| a.prefix.slice(bytes) == b"xml" && a.local.slice(bytes) == b"lang")
-        .map(|a| a.value.slice(bytes))
-        .filter(|lang| lang.len() <= MAX_LANG);
-    let inherited = if lang.is_none() { stamp.lang } else { None };
-
-    let is_extra = |attr: &Attribute| match (attr.prefix.slice(bytes), attr.local.slice(bytes)) {
-        (b"", b"from" | b"to" | b"type" | b"id") => attr.is_declaration,
-        // The content namespace is the stream's.
-        (b"", b"xmlns") | (b"xml", b"lang") => false,
-        _ => true,
+    let lang = match attributes.lang.filter(|lang| lang.value.len() <= MAX_LANG) {
+        Some(lang) => Some(value(bytes, lang)),
+        None => stamp.lang.map(|lang| quotable(lang.as_bytes())),
     };
-    let extra = || head.attributes.iter().filter(|attr| is_extra(attr)).map(|attr| attr.raw(bytes));
-    let extra_length = extra().map(|raw| 1 + raw.len()).sum();
     let write_extra = |out: &mut Vec<u8>| {
-        extra().for_each(|raw| {
+        for attribute in head.attributes.iter().filter(|attribute| Name::of(bytes, attribute) == Name::Extra)
+        {
             out.push(b' ');
-            out.extend_from_slice(raw);
-        });
+            out.extend_from_slice(attribute.raw(bytes));
+        }
     };
     // What stands for itself is shared by all: there is much presence without content.
     let tail = &bytes[head.open_end..];
@@ -184,23 +178,98 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
         stanza_type,
         from: from.as_ref().map(Jid::escaped),
         to: to.as_ref().map(Jid::escaped),
-        id,
-        lang: inherited.map(str::as_bytes).or(lang),
+        id: attributes.id.map(|id| value(bytes, id)),
+        lang,
     };
-    let (all, length, spans) = written.write(extra_length, write_extra, behind);
-    let all = Bytes::from(all);
-    let (head, tail) = match behind {
-        [] => (all, Bytes::from_static(EMPTY)),
-        _ => (all.slice(..length), all.slice(length..)),
+    let (all, length, spans) = written.write(attributes.extra, write_extra, behind);
+    let mut head = Bytes::from(all);
+    let tail = match behind {
+        [] => Bytes::from_static(EMPTY),
+        _ => head.split_off(length),
     };
     let (child, signs) = (ChildName::of_frame(frame), Signs::default());
     Ok(Stanza(Arc::new(Parts { head, tail, from, to, child, spans, stanza_type, signs })))
+}
+
+/// What a stanza's attributes are to the reader.
+#[derive(PartialEq)]
+enum Name {
+    From,
+    To,
+    Type,
+    Id,
+    Lang,
+    /// The content namespace is the stream's.
+    Namespace,
+    /// Relayed as it is.
+    Extra,
+}
+
+impl Name {
+    fn of(bytes: &[u8], attribute: &Attribute) -> Self {
+        let local = attribute.local.slice(bytes);
+        if !attribute.prefix.is_empty() {
+            let is_lang = local == b"lang" && attribute.prefix.slice(bytes) == b"xml";
+            return if is_lang { Self::Lang } else { Self::Extra };
+        }
+        match local {
+            b"from" => Self::From,
+            b"to" => Self::To,
+            b"type" => Self::Type,
+            b"id" => Self::Id,
+            b"xmlns" => Self::Namespace,
+            _ => Self::Extra,
+        }
+    }
+}
+
+/// The attributes of a stanza, found in one go.
+#[derive(Default)]
+struct Attributes<'a> {
+    from: Option<&'a Attribute>,
+    to: Option<&'a Attribute>,
+    stanza_type: Option<&'a Attribute>,
+    id: Option<&'a Attribute>,
+    lang: Option<&'a Attribute>,
+    /// Bytes of the others, each with a space before it.
+    extra: usize,
+}
+
+impl<'a> Attributes<'a> {
+    fn of(bytes: &[u8], head: &'a waystation_xml::Head) -> Self {
+        let mut all = Self::default();
+        // None comes twice: the framer refuses that.
+        for attribute in &head.attributes {
+            match Name::of(bytes, attribute) {
+                Name::From => all.from = Some(attribute),
+                Name::To => all.to = Some(attribute),
+                Name::Type => all.stanza_type = Some(attribute),
+                Name::Id => all.id = Some(attribute),
+                Name::Lang => all.lang = Some(attribute),
+                Name::Namespace => {}
+                Name::Extra => all.extra += 1 + attribute.raw(bytes).len(),
+            }
+        }
+        all
+    }
+}
+
+/// An attribute's raw value, to be written between single quotes.
+fn value<'a>(bytes: &'a [u8], attribute: &Attribute) -> Cow<'a, [u8]> {
+    let value = attribute.value.slice(bytes);
+    // One that stands between apostrophes holds none.
+    match bytes.get(attribute.value.end as usize) {
+        Some(b'\'') => Cow::Borrowed(value),
+        _ => quotable(value),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::{Condition, StanzaError};
+    use crate::queue::RecordId;
+    use crate::signs::Sign;
 
     const HEADER: &str = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' xmlns:e='urn:e'>";
 
@@ -308,6 +377,65 @@ mod tests {
         assert_eq!(
             text(&stanza.with_appended("<x xmlns='u'/>")),
             "<message to='b@h'><body/><x xmlns='u'/></message>"
+        );
+    }
+
+    #[test]
+    fn a_stanza_id_is_appended_to_any_form_of_message() {
+        let by = Jid::parse("b@h").unwrap();
+        let element = "<stanza-id xmlns='urn:xmpp:sid:0' by='b@h' id='000000000002a'/>";
+        for (tail, content) in [
+            ("/>", ""),
+            (" />", ""),
+            ("></message>", ""),
+            ("><body>a</body></message>", "<body>a</body>"),
+            ("><body>a</body></message >", "<body>a</body>"),
+            ("><body/></message\n>", "<body/>"),
+            (">a/></message>", "a/>"),
+            ("><message></message></message>", "<message></message>"),
+        ] {
+            let plain = read(&format!("<message to='b@h' id='1'{tail}"), Stamp::default()).unwrap();
+            let with = plain.with_stanza_id(&by, RecordId(74));
+            assert_eq!(
+                text(&with),
+                format!("<message to='b@h' id='1'>{content}{element}</message>"),
+                "{tail}"
+            );
+            assert_eq!(text(&with), text(&plain.with_appended(element)), "{tail}");
+            assert_eq!(
+                (with.id(), with.to(), with.child()),
+                (plain.id(), plain.to(), plain.child()),
+                "{tail}"
+            );
+            assert!(with.may_hold(&[Sign::Claims]) && !with.may_hold(&[Sign::Hints]), "{tail}");
+        }
+        let by = Jid::parse("b@h/it's").unwrap();
+        let with = read("<message/>", Stamp::default()).unwrap().with_stanza_id(&by, RecordId(0));
+        assert!(text(&with).contains(" by='b@h/it&apos;s' id='0000000000000'"), "{}", text(&with));
+    }
+
+    #[test]
+    fn apostrophes_are_escaped_wherever_they_come_from() {
+        let xml = "<message to=\"b@h/it's\" id=\"'1'\" xml:lang=\"e'n\" x=\"'\"/>";
+        let stanza = read(xml, Stamp { lang: Some("en"), ..Stamp::default() }).unwrap();
+        let expected = "<message to='b@h/it&apos;s' id='&apos;1&apos;' xml:lang='e&apos;n' x=\"'\"/>";
+        assert_eq!(text(&stanza), expected);
+        let stanza = read("<message/>", Stamp { lang: Some("e'n"), ..Stamp::default() }).unwrap();
+        assert_eq!(text(&stanza), "<message xml:lang='e&apos;n'/>");
+        assert_eq!(text(&stanza.with_raw_lang("'")), "<message xml:lang='&apos;'/>");
+        let built = Stanza::build(stanza.stanza_type(), None, None, Some("it's"), "");
+        assert_eq!(text(&built), "<message id='it&apos;s'/>");
+    }
+
+    #[test]
+    fn attributes_are_told_apart_by_their_whole_name() {
+        let xml = "<message xmlns:id='u' xmlns='jabber:client' xmlns:type='v' type='&#99;hat' id:from='1' \
+                   type:to='2' id:id='3' xml:id='4' xml:space='5' fro='6' xml:lang='l' To='7'/>";
+        let stanza = read(xml, Stamp::default()).unwrap();
+        assert_eq!(
+            text(&stanza),
+            "<message type='chat' xml:lang='l' xmlns:id='u' xmlns:type='v' id:from='1' type:to='2' \
+             id:id='3' xml:id='4' xml:space='5' fro='6' To='7'/>"
         );
     }
 

@@ -53,37 +53,53 @@ const fn eight(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
-/// The high bit of each byte of `word` that is zero. Bits above the lowest one set may be wrong.
-fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(eight(0x01)) & !word & eight(0x80)
-}
-
-/// The high bit of each byte that is below 0x20 or at least 0x80, or equal to one of three. Bits above the
-/// lowest one set may be wrong.
+/// The high bit of each byte that is below 0x20 or at least 0x80, or equal to one of three, which are ASCII.
+/// Bits above the lowest one set may be wrong: a byte borrows only from what is below one that is special.
 fn specials(word: u64, [a, b, c]: [u8; 3]) -> u64 {
-    let control = word.wrapping_sub(eight(0x20)) & !word & eight(0x80);
-    control | word & eight(0x80) | zeros(word ^ eight(a)) | zeros(word ^ eight(b)) | zeros(word ^ eight(c))
+    // The high bit of a byte below 0x80 is set by taking away more than it has; those of the others are there.
+    let control = word.wrapping_sub(eight(0x20));
+    let equal = |byte| (word ^ eight(byte)).wrapping_sub(eight(1));
+    (word | control | equal(a) | equal(b) | equal(c)) & eight(0x80)
 }
 
 /// The first offset at or after `at` whose byte is below 0x20, at least 0x80, or one of three.
 #[inline]
-fn skip_to_special(data: &[u8], mut at: usize, three: [u8; 3]) -> usize {
-    while let Some((word, _)) = data.get(at..).and_then(<[u8]>::split_first_chunk::<8>) {
+fn skip_to_special(data: &[u8], at: usize, three: [u8; 3]) -> usize {
+    let mut rest = &data[at..];
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
         let found = specials(u64::from_le_bytes(*word), three);
         if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+            return data.len() - rest.len() + found.trailing_zeros() as usize / 8;
         }
-        at += 8;
+        rest = after;
     }
     let special = |b: &u8| *b < b' ' || *b >= 0x80 || three.contains(b);
-    at + data[at..].iter().position(special).unwrap_or(data.len() - at)
+    data.len() - rest.len() + rest.iter().position(special).unwrap_or(rest.len())
+}
+
+/// Bytes that are looked at together in text, which is longer than names and values.
+const BLOCK: usize = 32;
+
+/// Whether all bytes are printable ASCII without markup. Without branches, so that it becomes a few
+/// instructions on vectors: it spares 100 bytes of text half of the 340 that they cost in words.
+#[inline]
+fn is_plain(block: &[u8; BLOCK]) -> bool {
+    // As a signed number, what is at least 0x80 is below the space as well.
+    let special = |b: u8| ((b as i8) < 0x20) | (b == b'<') | (b == b'&') | (b == b'>');
+    block.iter().fold(0, |found, &b| found | u8::from(special(b))) == 0
 }
 
 /// The first offset at or after `at` whose byte is not [`TEXT`].
 #[inline]
 pub(crate) fn skip_text(data: &[u8], mut at: usize) -> usize {
     loop {
-        at = skip_to_special(data, at, *b"<&>");
+        let mut rest = &data[at..];
+        while let Some((block, after)) = rest.split_first_chunk::<BLOCK>()
+            && is_plain(block)
+        {
+            rest = after;
+        }
+        at = skip_to_special(data, data.len() - rest.len(), *b"<&>");
         match data.get(at) {
             Some(&b) if is(b, TEXT) => at += 1,
             _ => return at,
@@ -99,14 +115,9 @@ pub(crate) fn skip_value(data: &[u8], at: usize, quote: u8) -> usize {
 
 /// The first offset at or after `at` whose byte is not in `class`.
 #[inline(always)]
-pub(crate) fn skip(data: &[u8], mut at: usize, class: u8) -> usize {
-    while let Some(&b) = data.get(at) {
-        if !is(b, class) {
-            break;
-        }
-        at += 1;
-    }
-    at
+pub(crate) fn skip(data: &[u8], at: usize, class: u8) -> usize {
+    let rest = data.get(at..).unwrap_or_default();
+    at + rest.iter().position(|&b| !is(b, class)).unwrap_or(rest.len())
 }
 
 /// What [`decode`] found.
@@ -265,14 +276,17 @@ mod tests {
 
     #[test]
     fn skipping_stops_at_exactly_what_is_special() {
-        for at in 0..20 {
+        // Two blocks, a word and a rest.
+        const LEN: usize = 2 * BLOCK + 11;
+        for at in 0..LEN {
             for byte in 0..=255u8 {
-                let mut data = [b'x'; 20];
+                let mut data = [b'x'; LEN];
                 data[at] = byte;
                 // What follows must not matter.
                 for after in [b'x', b'<', 0x00, 0x1F, 0x80, 0xFF] {
                     data[at + 1..].fill(after);
-                    let end = |plain: &dyn Fn(u8) -> bool| data.iter().position(|b| !plain(*b)).unwrap_or(20);
+                    let end =
+                        |plain: &dyn Fn(u8) -> bool| data.iter().position(|b| !plain(*b)).unwrap_or(LEN);
                     assert_eq!(skip_text(&data, 0), end(&|b| is(b, TEXT)), "{data:x?}");
                     for quote in [b'\'', b'"'] {
                         let plain = |b| (b' '..0x80).contains(&b) && ![quote, b'<', b'&'].contains(&b);

@@ -261,6 +261,7 @@ impl Framer {
 
     /// Goes on with the unit at the start of `input`, or whose start is in the buffer. `None` after a unit
     /// that is no event.
+    #[inline(always)]
     fn scan(&mut self, input: &mut &[u8]) -> Result<Option<Step>, XmlError> {
         let Phase::Reading(place) = self.phase else { return Err(XmlError::NotWellFormed) };
         let context = Context { place, bounds: self.bounds, scope: &self.scope };
@@ -304,6 +305,7 @@ impl Framer {
     }
 
     /// Ends a unit, `before` bytes of which came before `input`.
+    #[inline(always)]
     fn end_unit(&mut self, unit: Unit, input: &mut &[u8], before: usize) -> Result<Option<Step>, XmlError> {
         self.in_unit = false;
         let Some(work) = self.work.as_deref_mut() else { return Err(XmlError::NotWellFormed) };

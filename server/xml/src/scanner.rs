@@ -14,7 +14,7 @@ use crate::error::XmlError;
 use crate::head::{Head, NsName, Span};
 use crate::limits::Bounds;
 use crate::scope::Scope;
-use crate::tokens::{Reference, reference, skip_characters};
+use crate::tokens::{Marks, Reference, reference, skip_characters};
 
 /// Where in a stream a unit stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +118,8 @@ pub(crate) struct Scanner {
     /// Name of the current start tag, prefix included, and its colon.
     pub(crate) name: Span,
     pub(crate) name_colon: usize,
+    /// What is known of its attributes.
+    pub(crate) marks: Marks,
     pub(crate) stack: SmallVec<[Open; 8]>,
     pub(crate) bindings: SmallVec<[Binding; 4]>,
     /// Its `attributes` end with those of the tag being read; `head_attributes` are the head's own.
@@ -164,7 +166,9 @@ impl Scanner {
         loop {
             match state {
                 State::Content => {
-                    at = chars::skip_text(data, at);
+                    if data.get(at) != Some(&b'<') {
+                        at = chars::skip_text(data, at);
+                    }
                     match byte!() {
                         b'<' => {
                             if let Some(end) = self.plain_end_tag(data, at) {
@@ -194,9 +198,16 @@ impl Scanner {
                 State::Markup => match byte!() {
                     b if b >= 0x80 || is(b, START) => {
                         self.begin_element(context.bounds)?;
-                        self.token = at;
-                        self.colon = 0;
-                        state = State::Name;
+                        if b < 0x80
+                            && let Some(end) = self.plain_name(data, at)
+                        {
+                            at = end;
+                            state = State::AfterName;
+                        } else {
+                            self.token = at;
+                            self.colon = 0;
+                            state = State::Name;
+                        }
                     }
                     b'/' => {
                         if self.stack.is_empty() && context.place != Place::Stream {
@@ -476,6 +487,7 @@ impl Scanner {
         if self.stack.len() >= usize::from(bounds.depth) {
             return Err(XmlError::TooDeep);
         }
+        self.marks = Marks::default();
         Ok(())
     }
 

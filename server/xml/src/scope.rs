@@ -116,12 +116,12 @@ impl Scope {
     }
 
     /// The default namespace, for a head that outlives the scope.
-    pub(crate) fn default_name(&self) -> NsName {
+    pub(crate) fn default_name(&self) -> (NsName, Ns) {
         match self {
-            Self::Empty => NsName::Known(""),
-            Self::Client => NsName::Known(ns::CLIENT),
-            Self::Server => NsName::Known(ns::SERVER),
-            Self::Custom(custom) => owned(&custom.default),
+            Self::Empty => (NsName::Known(""), Ns::Other),
+            Self::Client => (NsName::Known(ns::CLIENT), Ns::Client),
+            Self::Server => (NsName::Known(ns::SERVER), Ns::Server),
+            Self::Custom(custom) => (owned(&custom.default), Ns::of(&custom.default)),
         }
     }
 

@@ -26,28 +26,31 @@ impl Scanner {
         let scope = context.scope;
         let outer_bindings = self.bindings.len() as u16;
         let first = self.head_attributes;
-        if self.head.attributes.len() > first {
+        if self.marks.is_special {
             self.declare(data, first, scope)?;
-            self.check_attributes(data, first, scope)?;
+            self.check_prefixes(data, first, scope)?;
+        }
+        if self.marks.may_repeat {
+            self.check_repeated(data, first)?;
         }
         let (prefix, local) = split_name(self.name, self.name_colon);
+        let depth = self.stack.len();
+        let mut resolved = Resolved::Scope;
         // Deeper down, the default namespace need not be known.
-        let resolved = if self.stack.len() > 1 && prefix.is_empty() {
-            Resolved::Scope
-        } else {
-            self.resolve(data, prefix, scope)?
-        };
-        if resolved == Resolved::Xml {
-            // Well-formed, but meaningless, and some parsers (roxmltree) refuse it.
-            return Err(XmlError::Restricted);
+        if !prefix.is_empty() || (depth <= 1 && !self.bindings.is_empty()) {
+            resolved = self.resolve(data, prefix, scope)?;
+            if resolved == Resolved::Xml {
+                // Well-formed, but meaningless, and some parsers (roxmltree) refuse it.
+                return Err(XmlError::Restricted);
+            }
+            self.head.reserialise |= resolved == Resolved::Scope && !prefix.is_empty();
         }
-        self.head.reserialise |= resolved == Resolved::Scope && !prefix.is_empty();
-        match self.stack.len() {
+        match depth {
             0 => {
                 self.head.prefix = prefix;
                 self.head.name = local;
-                self.head.namespace_name = self.name_of(data, resolved, prefix, scope);
-                self.head.namespace = Ns::of_bytes(self.head.namespace_name.bytes(data));
+                (self.head.namespace_name, self.head.namespace) =
+                    self.namespace(data, resolved, prefix, scope);
                 self.head.reserialise |= !prefix.is_empty();
                 self.head.open_end = at - 1 - usize::from(self_closing);
                 self.head.self_closing = self_closing;
@@ -63,13 +66,9 @@ impl Scanner {
             1 => {
                 self.head.children += 1;
                 if self.head.child.is_none() {
-                    let namespace_name = self.name_of(data, resolved, prefix, scope);
-                    self.head.child = Some(ChildHead {
-                        name: local,
-                        namespace: Ns::of_bytes(namespace_name.bytes(data)),
-                        namespace_name,
-                        start: self.name.start as usize - 1,
-                    });
+                    let (namespace_name, namespace) = self.namespace(data, resolved, prefix, scope);
+                    let start = self.name.start as usize - 1;
+                    self.head.child = Some(ChildHead { name: local, namespace, namespace_name, start });
                 }
             }
             _ => {}
@@ -129,9 +128,9 @@ impl Scanner {
         Ok(())
     }
 
-    /// Checks that no two attributes from `first` on have the same name, as written or as resolved
-    /// (XML 1.0 section 3.1, Namespaces in XML section 6.3).
-    fn check_attributes(&mut self, data: &[u8], first: usize, scope: &Scope) -> Result<(), XmlError> {
+    /// Checks that the prefixes of the attributes from `first` on are bound, and that no two attributes
+    /// with a prefix have the same name as resolved (Namespaces in XML section 6.3).
+    fn check_prefixes(&mut self, data: &[u8], first: usize, scope: &Scope) -> Result<(), XmlError> {
         let mut prefixed: SmallVec<[(&[u8], &[u8]); 4]> = SmallVec::new();
         let mut from_header = false;
         let attributes = &self.head.attributes[first..];
@@ -145,6 +144,17 @@ impl Scanner {
             };
             prefixed.push((attribute.local.slice(data), uri));
         }
+        prefixed.sort_unstable();
+        if prefixed.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(XmlError::NotWellFormed);
+        }
+        self.head.reserialise |= from_header;
+        Ok(())
+    }
+
+    /// Checks that no two attributes from `first` on have the same name as written (XML 1.0 section 3.1).
+    fn check_repeated(&self, data: &[u8], first: usize) -> Result<(), XmlError> {
+        let attributes = &self.head.attributes[first..];
         let repeated = if attributes.len() <= FEW_ATTRIBUTES {
             attributes
                 .iter()
@@ -155,12 +165,7 @@ impl Scanner {
             names.sort_unstable();
             names.windows(2).any(|pair| pair[0] == pair[1])
         };
-        prefixed.sort_unstable();
-        if repeated || prefixed.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(XmlError::NotWellFormed);
-        }
-        self.head.reserialise |= from_header;
-        Ok(())
+        if repeated { Err(XmlError::NotWellFormed) } else { Ok(()) }
     }
 
     /// Finds what binds a prefix, or the default namespace if the prefix is empty.
@@ -178,13 +183,16 @@ impl Scanner {
         Err(XmlError::NotWellFormed)
     }
 
-    fn name_of(&self, data: &[u8], resolved: Resolved, prefix: Span, scope: &Scope) -> NsName {
-        match resolved {
+    #[inline(always)]
+    fn namespace(&self, data: &[u8], resolved: Resolved, prefix: Span, scope: &Scope) -> (NsName, Ns) {
+        let name = match resolved {
             Resolved::Xml => NsName::Known(ns::XML),
             Resolved::Binding(index) => self.bindings[index].name.clone(),
-            Resolved::Scope if prefix.is_empty() => scope.default_name(),
+            Resolved::Scope if prefix.is_empty() => return scope.default_name(),
             Resolved::Scope => owned(scope.lookup(prefix.slice(data)).unwrap_or_default()),
-        }
+        };
+        let namespace = Ns::of_bytes(name.bytes(data));
+        (name, namespace)
     }
 }
 
@@ -200,11 +208,15 @@ enum Resolved {
 }
 
 fn same_name(a: &Attribute, b: &Attribute, data: &[u8]) -> bool {
-    let (a, b) = (raw_name(a, data), raw_name(b, data));
-    a.len() == b.len() && a.first() == b.first() && a == b
+    let (a, b) = (name_span(a), name_span(b));
+    a.len() == b.len() && a.slice(data) == b.slice(data)
 }
 
 fn raw_name<'a>(attribute: &Attribute, data: &'a [u8]) -> &'a [u8] {
+    name_span(attribute).slice(data)
+}
+
+fn name_span(attribute: &Attribute) -> Span {
     let start = if attribute.prefix.is_empty() { attribute.local.start } else { attribute.prefix.start };
-    Span { start, end: attribute.local.end }.slice(data)
+    Span { start, end: attribute.local.end }
 }

@@ -11,13 +11,10 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use waystation_core::account::Effects;
-use waystation_core::archive::stanza_id;
 use waystation_core::datetime::{self, Timestamp};
 use waystation_core::queue::{QueueError, Record, RecordId};
 use waystation_core::storage::BoxFuture;
-use waystation_core::{
-    Condition, Kind, MessageType, SessionId, Sign, Stanza, StanzaError, StanzaType, storable,
-};
+use waystation_core::{Condition, Kind, MessageType, SessionId, Stanza, StanzaError, StanzaType, storable};
 
 use super::gone::Gone;
 use super::steps::QueuedStep;
@@ -391,9 +388,7 @@ impl AccountRoute {
         if !matches!(stanza.stanza_type(), StanzaType::Message(MessageType::Chat | MessageType::Normal)) {
             return stanza.clone();
         }
-        let (by, id) = (self.account.escaped(), stanza_id(id));
-        let element = ["<stanza-id xmlns='urn:xmpp:sid:0' by='", &by, "' id='", &id, "'/>"].concat();
-        stanza.with_appended_known(&element, &[Sign::Claims])
+        stanza.with_stanza_id(&self.account, id)
     }
 
     /// The same with the time at which it was accepted (XEP-0203), for late delivery.
