@@ -35,12 +35,13 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use waystation_core::datetime::Timestamp;
 use waystation_core::storage::{Batch, MAX_VALUE, Space, StorageError};
 use waystation_core::{Jid, Stanza};
 
-use crate::row::{self, Row, put_signed, put_varint, take_signed, take_varint};
+use crate::compress;
+use crate::row::{self, Row, RowRef, put_signed, put_varint, take_signed, take_varint};
 
 /// The messages.
 pub(crate) const ROWS: Space = Space("archive");
@@ -59,6 +60,12 @@ const GROUPCHAT: u8 = 1;
 /// Less than this is not worth compressing.
 const SMALL: usize = 256;
 
+/// Bytes of a value before its rows, at most: the kind and four numbers.
+const MAX_HEAD: usize = 1 + 4 * MAX_NUMBER;
+/// Bytes of a row beside the counterpart and the stanza, at most: the flags and five numbers.
+const MAX_ROW_HEAD: usize = 1 + 5 * MAX_NUMBER;
+const MAX_NUMBER: usize = 10;
+
 /// A chunk that is being put together.
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
@@ -67,14 +74,26 @@ pub(crate) struct Builder {
     first_time: i64,
     last_time: i64,
     count: usize,
-    rows: BytesMut,
+    rows: Vec<u8>,
+    /// Where in the rows the last counterpart stands.
+    last_with: Range<usize>,
     /// Hashes of the counterparts, each once.
     withs: Vec<u64>,
 }
 
 impl Builder {
+    /// One that has room for so many bytes of rows, and some more.
+    pub(crate) fn with_room(bytes: usize) -> Self {
+        Self { rows: Vec::with_capacity(bytes + bytes / 8), ..Self::default() }
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.count >= MAX_ROWS || self.rows.len() >= MAX_BYTES
+    }
+
+    /// Bytes of the rows.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
     }
 
     /// Bytes of memory that the rows take up.
@@ -83,28 +102,34 @@ impl Builder {
     }
 
     /// Appends a message behind all others.
-    pub(crate) fn push(&mut self, position: u64, row: &Row) {
+    pub(crate) fn push(&mut self, position: u64, row: RowRef<'_>) {
         let millis = row.at.unix_millis();
         if self.count == 0 {
             (self.first, self.first_time) = (position, millis);
             (self.last, self.last_time) = (position, millis);
         }
         let out = &mut self.rows;
+        out.reserve(MAX_ROW_HEAD + row.with.len() + row.head.len() + row.tail.len());
         put_varint(out, position - self.last);
-        out.extend_from_slice(&[if row.groupchat { GROUPCHAT } else { 0 }]);
+        out.push(if row.groupchat { GROUPCHAT } else { 0 });
         put_signed(out, millis - self.last_time);
         put_varint(out, row.with.len() as u64);
+        let with = out.len()..out.len() + row.with.len();
         out.extend_from_slice(row.with.as_bytes());
         put_varint(out, row.head.len() as u64);
         put_varint(out, row.tail.len() as u64);
-        out.extend_from_slice(&row.head);
-        out.extend_from_slice(&row.tail);
+        out.extend_from_slice(row.head);
+        out.extend_from_slice(row.tail);
         (self.last, self.last_time) = (position, millis);
         self.count += 1;
-        let with = row::with_hash(&row.with);
-        if !self.withs.contains(&with) {
-            self.withs.push(with);
+        // Most often it is the one before.
+        if self.withs.is_empty() || self.rows[self.last_with.clone()] != *row.with.as_bytes() {
+            let hash = row::with_hash(row.with);
+            if !self.withs.contains(&hash) {
+                self.withs.push(hash);
+            }
         }
+        self.last_with = with;
     }
 
     /// Appends the chunk's keys and its value to a batch, unless it has no rows.
@@ -121,20 +146,26 @@ impl Builder {
     }
 
     fn encode(&self) -> Bytes {
-        let compressed = (self.rows.len() >= SMALL).then(|| lz4_flex::block::compress(&self.rows));
-        let compressed = compressed.filter(|compressed| compressed.len() < self.rows.len());
-        let (kind, rows) = match &compressed {
-            Some(rows) => (VERSION | COMPRESSED, &rows[..]),
-            None => (VERSION, &self.rows[..]),
+        let whole = |compressed: Option<&[u8]>| match compressed {
+            Some(rows) if rows.len() < self.rows.len() => self.value(VERSION | COMPRESSED, rows),
+            _ => self.value(VERSION, &self.rows),
         };
-        let mut out = BytesMut::with_capacity(32 + rows.len());
-        out.extend_from_slice(&[kind]);
+        if self.rows.len() < SMALL {
+            return whole(None);
+        }
+        compress::with(&self.rows, whole)
+    }
+
+    /// The value with rows that are compressed or not.
+    fn value(&self, kind: u8, rows: &[u8]) -> Bytes {
+        let mut out = Vec::with_capacity(MAX_HEAD + rows.len());
+        out.push(kind);
         put_varint(&mut out, self.count as u64);
         put_varint(&mut out, self.last - self.first);
         put_signed(&mut out, self.first_time);
         put_varint(&mut out, self.rows.len() as u64);
         out.extend_from_slice(rows);
-        out.freeze()
+        out.into()
     }
 }
 
@@ -341,11 +372,11 @@ mod tests {
         let (mut many, mut large) = (Builder::default(), Builder::default());
         for position in 1..=64 {
             assert!(!many.is_full());
-            many.push(position, &row(0, false, "c@d", ""));
+            many.push(position, row(0, false, "c@d", "").as_ref());
         }
-        large.push(1, &row(0, false, "c@d", &"x".repeat(MAX_BYTES - 100)));
+        large.push(1, row(0, false, "c@d", &"x".repeat(MAX_BYTES - 100)).as_ref());
         assert!(many.is_full() && !large.is_full());
-        large.push(2, &row(0, false, "c@d", "and this one"));
+        large.push(2, row(0, false, "c@d", "and this one").as_ref());
         assert!(large.is_full());
     }
 
@@ -358,10 +389,10 @@ mod tests {
 
     #[test]
     fn a_length_that_no_chunk_has_is_not_made_room_for() {
-        let mut value = BytesMut::from(&[VERSION | COMPRESSED, 1, 0, 0][..]);
+        let mut value = vec![VERSION | COMPRESSED, 1, 0, 0];
         put_varint(&mut value, u64::MAX / 4);
         value.extend_from_slice(b"rows");
-        assert!(Chunk::decode(1, &value.freeze()).is_err());
+        assert!(Chunk::decode(1, &value.into()).is_err());
     }
 
     #[test]
@@ -369,7 +400,7 @@ mod tests {
         let account = Jid::parse("juliet@capulet.example").unwrap();
         let mut builder = Builder::default();
         for (position, with) in [(5, "a@b"), (6, "c@d"), (9, "a@b")] {
-            builder.push(position, &row(0, false, with, ""));
+            builder.push(position, row(0, false, with, "").as_ref());
         }
         let written = builder.write(&account, Batch::new());
         let chunk = Chunk::decode(5, &builder.encode()).unwrap();
@@ -398,7 +429,7 @@ mod tests {
             for (gap, millis, with, text) in &rows {
                 position += gap;
                 let row = row(*millis, millis % 2 == 0, with, text);
-                builder.push(position, &row);
+                builder.push(position, row.as_ref());
                 expected.push((position, row));
             }
             let (first, last) = (expected[0].0, position);

@@ -8,19 +8,20 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot::Sender;
+use waystation_core::archive::Archived;
 use waystation_core::storage::{Batch, StorageError};
 
 use crate::prefs::{PREFS, Prefs};
 use crate::retention::Goal;
 use crate::state::{STATES, State};
-use crate::store::{Account, Archives, Incoming, Known, Look, Pending};
+use crate::store::{Account, Archives, Known, Look, Waits};
 
 type Reply<T> = Sender<Result<T, StorageError>>;
 
 /// A call that waits for the driver.
 pub(crate) enum Job {
     /// Adds messages; answered with what has to be waited for.
-    Add { messages: Vec<Incoming>, reply: Reply<Vec<Pending>> },
+    Add { messages: Vec<Archived>, reply: Reply<Waits> },
     /// Tells what is known.
     Look { reply: Reply<Look> },
     /// Stores preferences.

@@ -1,38 +1,38 @@
 //! Messages that wait in memory to be committed together, as one chunk.
 //!
-//! What must hold: what was gathered is committed when it fills a chunk, when `Config::gather` has
-//! passed since the first of it, when somebody needs the store to show it, when the runtime ends
-//! that the clock runs on, or when all accounts together have gathered [`MAX_GATHERED`] bytes;
-//! until then nobody is told that it is there; what is gathered holds copies, never the buffers
-//! that the messages came in; it is told of a failure of what it was to follow.
+//! What must hold: what was gathered goes to the store when it fills a chunk (then it may wait a
+//! moment for others', see `outbox.rs`), when `Config::gather` has passed since the first of it, when
+//! somebody needs the store to show it, when the runtime ends that the clock runs on, or when all
+//! accounts together have gathered [`MAX_GATHERED`] bytes; until then nobody is told that it is
+//! there; what is gathered holds copies, never the buffers that the messages came in; it is told of
+//! a failure of what it was to follow.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use waystation_core::archive::Archived;
+use waystation_core::datetime::Timestamp;
 use waystation_core::storage::{Batch, BoxFuture, StorageError};
 
-use crate::chunk::Builder;
+use crate::chunk::{Builder, MAX_BYTES};
+use crate::outbox::{Commit, TOGETHER};
+use crate::row::{self, RowRef};
 use crate::state::{STATES, State};
-use crate::store::{Account, Archives, Incoming, Pending, Slot, failed};
+use crate::store::{Account, Archives, Pending, Slot, Waits, failed};
 
 /// Bytes that all accounts together may gather.
 pub(crate) const MAX_GATHERED: usize = 16 * 1024 * 1024;
-
-/// What is due so soon is committed now: one wake-up and one flush of the store for many accounts.
-const TOGETHER: Duration = Duration::from_millis(50);
 
 /// What one account has gathered.
 pub(crate) struct Gathered {
     rows: Builder,
     /// Resolves with the commit.
     pending: Pending,
-    /// Gets the commit, as soon as there is one.
-    commit: oneshot::Sender<BoxFuture<'static, Result<(), StorageError>>>,
+    commit: Commit,
     charge: Charge,
     /// Tells it from what the account gathers later.
     number: u64,
@@ -46,6 +46,9 @@ struct Charge {
 
 impl Charge {
     fn set(&mut self, bytes: usize) {
+        if bytes == self.bytes {
+            return;
+        }
         self.total.fetch_add(bytes, Ordering::Relaxed);
         self.total.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
     }
@@ -87,6 +90,11 @@ impl Clock {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// True when nothing is to wait for more any longer.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
     /// Bytes that are gathered now.
     pub(crate) fn gathered(&self) -> usize {
         self.total.load(Ordering::Relaxed)
@@ -100,16 +108,18 @@ impl Archives {
         self: &Arc<Self>,
         account: &Arc<Account>,
         slot: &mut Slot,
-        messages: &[Incoming],
-    ) -> Result<Vec<Pending>, StorageError> {
-        let mut pending = Vec::new();
+        messages: &[Archived],
+    ) -> Result<Waits, StorageError> {
+        let mut pending = Waits::new();
         for message in messages {
             let known = slot.known.as_mut().ok_or(StorageError::Closed)?;
-            let (position, row) = (message.position, &message.row);
+            let position = message.id.0;
             if position <= known.state.newest {
                 continue;
             }
-            let is_wanted = message.is_wanted(&known.prefs);
+            let other = row::counterpart(&account.jid, &message.stanza);
+            let row = RowRef::new(other, Timestamp::from_system_time(message.at), &message.stanza);
+            let is_wanted = known.prefs.want(other, message.contact);
             if is_wanted {
                 known.state.append(position, row.at.unix_millis(), row.stanza_len());
             } else {
@@ -117,21 +127,21 @@ impl Archives {
             }
             let gathered = match &mut slot.gathered {
                 Some(gathered) => gathered,
-                None => slot.gathered.insert(self.begin(account, slot.generation)),
+                None => slot.gathered.insert(self.begin(account, slot.generation, slot.room)),
             };
             if is_wanted {
                 gathered.rows.push(position, row);
-                gathered.charge.set(gathered.rows.size());
             }
             if gathered.rows.is_full() {
                 pending.push(gathered.pending.clone());
-                self.flush(account, slot);
+                self.seal(account, slot);
             }
         }
-        match &slot.gathered {
+        match &mut slot.gathered {
             Some(gathered) => {
+                gathered.charge.set(gathered.rows.size());
                 pending.push(gathered.pending.clone());
-                if self.clock.stopped.load(Ordering::Acquire) {
+                if self.clock.is_stopped() {
                     self.flush(account, slot);
                 }
             }
@@ -142,7 +152,7 @@ impl Archives {
         Ok(pending)
     }
 
-    fn begin(self: &Arc<Self>, account: &Arc<Account>, generation: u64) -> Gathered {
+    fn begin(self: &Arc<Self>, account: &Arc<Account>, generation: u64, room: usize) -> Gathered {
         let (commit, committed) = oneshot::channel::<BoxFuture<'static, _>>();
         let weak = Arc::downgrade(account);
         let pending = async move {
@@ -160,13 +170,22 @@ impl Archives {
             tokio::spawn(tick(Ticking { archives: self.clone(), done: false }));
         }
         let charge = Charge { total: self.clock.total.clone(), bytes: 0 };
-        Gathered { rows: Builder::default(), pending: pending.boxed().shared(), commit, charge, number }
+        let rows = Builder::with_room(room.min(MAX_BYTES));
+        Gathered { rows, pending: pending.boxed().shared(), commit, charge, number }
     }
 
-    /// Queues the commit of what an account has gathered. Its driver must not be in the middle of
-    /// a change, which is so as long as drivers begin each change with this.
+    /// Queues the commit of what an account has gathered, and of what waits for others. Its driver
+    /// must not be in the middle of a change, which is so as long as drivers begin each change with
+    /// this.
     pub(crate) fn flush(&self, account: &Account, slot: &mut Slot) {
+        self.seal(account, slot);
+        self.outbox.send(&*self.storage);
+    }
+
+    /// Gathers no more into what an account has gathered: it goes to the store with others'.
+    fn seal(&self, account: &Account, slot: &mut Slot) {
         let Some(gathered) = slot.gathered.take() else { return };
+        slot.room = gathered.rows.is_full().then(|| gathered.rows.len()).unwrap_or_default();
         // Whoever forgets what is known takes away what was gathered as well.
         let Some(known) = &mut slot.known else { return gathered.fail(StorageError::Closed) };
         let key = State::key(&account.jid);
@@ -174,7 +193,7 @@ impl Archives {
         let batch = Batch::new().expect(STATES, key.clone(), known.stored.replace(stored.clone()));
         let batch = gathered.rows.write(&account.jid, batch).put(STATES, key, stored);
         slot.last = Some(gathered.pending);
-        let _ = gathered.commit.send(self.storage.commit(batch));
+        self.outbox.push(batch, gathered.commit);
     }
 
     /// Commits what was gathered and, from now on, each call at once. No slot may be locked.
@@ -183,8 +202,10 @@ impl Archives {
         self.flush_due(None);
     }
 
-    /// Keeps what is gathered within its bound. No slot may be locked.
-    pub(crate) fn keep_bound(&self) {
+    /// What has to be seen to after messages were gathered: that full chunks are on their way, and
+    /// that the rest stays within its bound. No slot may be locked.
+    pub(crate) fn gathered(self: &Arc<Self>) {
+        self.send_soon();
         if self.clock.gathered() >= MAX_GATHERED {
             self.flush_due(None);
         }
@@ -198,12 +219,13 @@ impl Archives {
                 let is_due = due.queue.front().is_some_and(|next| until.is_none_or(|until| next.0 <= until));
                 is_due.then(|| due.queue.pop_front()).flatten()
             };
-            let Some((_, account, number)) = next else { return };
+            let Some((_, account, number)) = next else { break };
             let mut slot = account.lock();
             if slot.gathered.as_ref().is_some_and(|gathered| gathered.number == number) {
-                self.flush(&account, &mut slot);
+                self.seal(&account, &mut slot);
             }
         }
+        self.outbox.send(&*self.storage);
     }
 }
 
@@ -224,6 +246,8 @@ impl Drop for Ticking {
 }
 
 /// Commits what is due, as long as anybody gathers.
+///
+/// What is due so soon is committed now: one wake-up and one flush of the store for many accounts.
 async fn tick(mut ticking: Ticking) {
     let archives = ticking.archives.clone();
     loop {

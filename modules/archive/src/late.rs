@@ -7,13 +7,14 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use waystation_core::archive::Archived;
 use waystation_core::datetime::Timestamp;
 use waystation_core::storage::{Batch, ScanRange, StorageError};
 
 use crate::chunk::{Builder, Head, ROWS};
 use crate::row::{self, Row};
 use crate::state::{STATES, State};
-use crate::store::{Account, Archives, Incoming, Pending};
+use crate::store::{Account, Archives, Waits};
 use crate::walk;
 
 impl Archives {
@@ -21,16 +22,19 @@ impl Archives {
     pub(crate) async fn add_looking(
         self: &Arc<Self>,
         account: &Arc<Account>,
-        messages: Vec<Incoming>,
-    ) -> Result<Vec<Pending>, StorageError> {
+        messages: Vec<Archived>,
+    ) -> Result<Waits, StorageError> {
         let known = self.load(account).await?;
         let mut fresh = Vec::with_capacity(messages.len());
         for message in messages {
-            if message.position > known.state.newest {
+            let position = message.id.0;
+            let is_wanted =
+                || known.prefs.want(row::counterpart(&account.jid, &message.stanza), message.contact);
+            if position > known.state.newest {
                 fresh.push(message);
-            } else if message.position > known.state.trimmed && message.is_wanted(&known.prefs) {
+            } else if position > known.state.trimmed && is_wanted() {
                 // Below what was removed nothing comes back: that would be a hole.
-                self.fit_in(account, message).await?;
+                self.fit_in(account, &message).await?;
             }
         }
         let pending = loop {
@@ -40,12 +44,12 @@ impl Archives {
                 break self.gather(account, &mut slot, &fresh)?;
             }
         };
-        self.keep_bound();
+        self.gathered();
         Ok(pending)
     }
 
     /// Stores a message among the others, unless it is there.
-    async fn fit_in(&self, account: &Account, message: Incoming) -> Result<(), StorageError> {
+    async fn fit_in(&self, account: &Account, message: &Archived) -> Result<(), StorageError> {
         // What was queued before must be seen here.
         let last = {
             let mut slot = account.lock();
@@ -56,7 +60,8 @@ impl Archives {
             let _ = last.await;
         }
         let known = self.load(account).await?;
-        let Incoming { position, mut row, .. } = message;
+        let position = message.id.0;
+        let mut row = Row::new(&account.jid, Timestamp::from_system_time(message.at), &message.stanza);
         let prefix = row::prefix(&account.jid);
         let chunk = walk::at_or_before(&*self.storage, &prefix, position).await?;
         let (mut before, mut behind) = (Vec::new(), Vec::new());
@@ -97,7 +102,7 @@ impl Archives {
             if builder.is_full() {
                 batch = std::mem::take(&mut builder).write(&account.jid, batch);
             }
-            builder.push(*position, row);
+            builder.push(*position, row.as_ref());
         }
         batch = builder.write(&account.jid, batch);
         self.change(account, state, batch).await

@@ -18,11 +18,13 @@ use waystation_core::module::{
 use waystation_core::storage::{BoxFuture, Storage, StorageError};
 
 mod chunk;
+mod compress;
 mod driver;
 mod export;
 mod gather;
 mod handler;
 mod late;
+mod outbox;
 mod page;
 mod prefs;
 mod query;
@@ -82,7 +84,8 @@ pub struct Config {
     /// answered with a temporary error. Default 5 seconds.
     pub commit_wait: Duration,
     /// How long messages of an account may wait to be committed together with those behind them,
-    /// unless they are many or somebody asks. Default one second.
+    /// unless they are many or somebody asks. Default one second. Those that are many go to the store
+    /// with what others have, at most 50 ms later.
     pub gather: Duration,
     /// True when the route hands over messages of type groupchat, which is then advertised
     /// (XEP-0313 7). Default false.

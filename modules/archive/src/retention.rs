@@ -96,7 +96,7 @@ impl Archives {
                     continue;
                 }
                 oldest_left = oldest_left.or(Some(millis));
-                left.push(entry.position, &chunk.row(&entry)?);
+                left.push(entry.position, chunk.row(&entry)?.as_ref());
             }
             if gone > gone_before {
                 batch = left.write(&account.jid, chunk.delete(&account.jid, batch)?);

@@ -3,8 +3,6 @@
 //! What must hold: keys of one account, and of one of its counterparts, are in the order of
 //! positions and apart from all others'.
 
-use std::hash::Hasher as _;
-
 use bytes::{Bytes, BytesMut};
 use twox_hash::XxHash3_64;
 use waystation_core::datetime::Timestamp;
@@ -27,17 +25,41 @@ pub(crate) struct Row {
     pub(crate) tail: Bytes,
 }
 
+/// The same where it lies: what is added is copied once, into its chunk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowRef<'a> {
+    pub(crate) groupchat: bool,
+    pub(crate) at: Timestamp,
+    pub(crate) with: &'a str,
+    pub(crate) head: &'a [u8],
+    pub(crate) tail: &'a [u8],
+}
+
+impl<'a> RowRef<'a> {
+    /// That of a message with this counterpart.
+    pub(crate) fn new(other: &'a Jid, at: Timestamp, stanza: &'a Stanza) -> Self {
+        let (head, tail) = stanza.wire();
+        let groupchat = stanza.stanza_type() == StanzaType::Message(MessageType::Groupchat);
+        Self { groupchat, at, with: other.bare_str(), head, tail }
+    }
+
+    /// See [`Row::stanza_len`].
+    pub(crate) fn stanza_len(&self) -> u64 {
+        (self.head.len() + self.tail.len()) as u64
+    }
+}
+
 impl Row {
     /// The row of a message that `account` sent or got.
     pub(crate) fn new(account: &Jid, at: Timestamp, stanza: &Stanza) -> Self {
+        let RowRef { groupchat, at, with, .. } = RowRef::new(counterpart(account, stanza), at, stanza);
         let (head, tail) = stanza.wire();
-        Self {
-            groupchat: stanza.stanza_type() == StanzaType::Message(MessageType::Groupchat),
-            at,
-            with: counterpart(account, stanza).bare_str().into(),
-            head: head.clone(),
-            tail: tail.clone(),
-        }
+        Self { groupchat, at, with: with.into(), head: head.clone(), tail: tail.clone() }
+    }
+
+    pub(crate) fn as_ref(&self) -> RowRef<'_> {
+        let Self { groupchat, at, with, head, tail } = self;
+        RowRef { groupchat: *groupchat, at: *at, with, head, tail }
     }
 
     /// Length of the stanza on the wire, which is what limits count.
@@ -65,9 +87,7 @@ pub(crate) fn with_hash(with: &str) -> u64 {
 
 /// The same of its bytes.
 pub(crate) fn with_hash_bytes(with: &[u8]) -> u64 {
-    let mut hasher = XxHash3_64::new();
-    hasher.write(with);
-    hasher.finish()
+    XxHash3_64::oneshot(with)
 }
 
 /// What all index keys of an account and a counterpart begin with.
@@ -94,15 +114,15 @@ pub(crate) fn id(position: u64) -> String {
     waystation_core::archive::stanza_id(RecordId(position))
 }
 
-pub(crate) fn put_varint(out: &mut BytesMut, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.extend_from_slice(&[value as u8 | 0x80]);
+        out.push(value as u8 | 0x80);
         value >>= 7;
     }
-    out.extend_from_slice(&[value as u8]);
+    out.push(value as u8);
 }
 
-pub(crate) fn put_signed(out: &mut BytesMut, value: i64) {
+pub(crate) fn put_signed(out: &mut Vec<u8>, value: i64) {
     put_varint(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
@@ -186,7 +206,7 @@ mod tests {
     proptest! {
         #[test]
         fn numbers_read_back(value in any::<i64>(), unsigned in any::<u64>()) {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             put_signed(&mut out, value);
             put_varint(&mut out, unsigned);
             let mut input = &out[..];

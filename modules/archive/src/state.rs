@@ -10,7 +10,7 @@
 //! (the positions between two steps, above `unsorted`) the later one's time is at most [`SLACK`]
 //! before the earlier one's.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use waystation_core::Jid;
 use waystation_core::storage::{Space, StorageError};
 
@@ -119,8 +119,8 @@ impl State {
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(64);
-        out.extend_from_slice(&[VERSION]);
+        let mut out = Vec::with_capacity(64);
+        out.push(VERSION);
         for number in [self.newest, self.trimmed, self.messages, self.bytes, self.unsorted] {
             put_varint(&mut out, number);
         }
@@ -129,7 +129,7 @@ impl State {
         for &step in &self.steps {
             put_varint(&mut out, step);
         }
-        out.freeze()
+        out.into()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StorageError> {

@@ -13,19 +13,20 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::Shared;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use waystation_core::Jid;
 use waystation_core::archive::{Archive, Archived};
-use waystation_core::datetime::Timestamp;
 use waystation_core::queue::RecordId;
 use waystation_core::storage::{BoxFuture, Storage, StorageError};
 
 use crate::Config;
 use crate::driver::{self, Job};
 use crate::gather::{Clock, Gathered};
+use crate::outbox::Outbox;
 use crate::prefs::Prefs;
-use crate::row::{self, Row};
 use crate::sid;
 use crate::state::State;
 
@@ -38,11 +39,15 @@ const MAX_JOBS: usize = 16_384;
 /// A commit that more than one party waits for, of what is gathered or was queued.
 pub(crate) type Pending = Shared<BoxFuture<'static, Result<(), StorageError>>>;
 
+/// What an add has to wait for, in its order: most often one commit.
+pub(crate) type Waits = SmallVec<[Pending; 1]>;
+
 /// The archives of all accounts.
 pub(crate) struct Archives {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
+    pub(crate) outbox: Outbox,
     accounts: Mutex<HashMap<Jid, Arc<Account>>>,
 }
 
@@ -67,6 +72,8 @@ pub(crate) struct Slot {
     pub(crate) last: Option<Pending>,
     /// Grows whenever `known` is forgotten.
     pub(crate) generation: u64,
+    /// Bytes of rows that the last chunk had, if it was full: as many may come again.
+    pub(crate) room: usize,
     /// Why it was forgotten last.
     failure: Option<StorageError>,
 }
@@ -85,22 +92,6 @@ pub(crate) struct Look {
     pub(crate) known: Known,
     /// What has to be committed before the store shows it all.
     pub(crate) last: Option<Pending>,
-}
-
-/// A message on its way into an archive.
-pub(crate) struct Incoming {
-    pub(crate) position: u64,
-    /// The other party, with its resource.
-    other: Jid,
-    contact: bool,
-    pub(crate) row: Row,
-}
-
-impl Incoming {
-    /// True when the account's preferences want it.
-    pub(crate) fn is_wanted(&self, prefs: &Prefs) -> bool {
-        prefs.want(&self.other, self.contact)
-    }
 }
 
 impl Account {
@@ -131,7 +122,13 @@ impl Slot {
 
 impl Archives {
     pub(crate) fn new(storage: Arc<dyn Storage>, config: Config) -> Arc<Self> {
-        Arc::new(Self { storage, config, clock: Clock::default(), accounts: Mutex::default() })
+        Arc::new(Self {
+            storage,
+            config,
+            clock: Clock::default(),
+            outbox: Outbox::default(),
+            accounts: Mutex::default(),
+        })
     }
 
     /// The account's place in memory, made if it has none.
@@ -239,9 +236,9 @@ pub(crate) fn failed(account: &Weak<Account>, generation: u64, error: StorageErr
 /// Where a call's messages are.
 enum Added {
     /// Gathered or queued.
-    Pending(Result<Vec<Pending>, StorageError>),
+    Pending(Result<Waits, StorageError>),
     /// With the driver, which tells what to wait for.
-    Asked(Result<oneshot::Receiver<Result<Vec<Pending>, StorageError>>, StorageError>),
+    Asked(Result<oneshot::Receiver<Result<Waits, StorageError>>, StorageError>),
 }
 
 /// The archives as the rest of the server sees them.
@@ -249,36 +246,42 @@ pub(crate) struct Seam(pub(crate) Arc<Archives>);
 
 impl Archive for Seam {
     /// Must be called inside of a tokio runtime, which must outlive the call.
-    fn add(&self, account: Jid, messages: Vec<Archived>) -> BoxFuture<'static, Result<(), StorageError>> {
-        if messages.iter().any(|message| message.id.0 == 0) {
-            return Box::pin(async { Err(StorageError::Invalid("position 0 is never used")) });
+    fn add(&self, account: Jid, mut messages: Vec<Archived>) -> BoxFuture<'static, Result<(), StorageError>> {
+        let (mut last, mut ascending) = (0, true);
+        for message in &mut messages {
+            let position = message.id.0;
+            if position == 0 {
+                return Box::pin(async { Err(StorageError::Invalid("position 0 is never used")) });
+            }
+            ascending &= position > last;
+            last = position;
+            if let Some(stanza) = sid::without_own(&message.stanza, &account) {
+                message.stanza = stanza;
+            }
         }
-        let mut messages: Vec<_> = messages
-            .into_iter()
-            .map(|message| {
-                let stanza = sid::without_own(&message.stanza, &account);
-                Incoming {
-                    position: message.id.0,
-                    other: row::counterpart(&account, &stanza).clone(),
-                    contact: message.contact,
-                    row: Row::new(&account, Timestamp::from_system_time(message.at), &stanza),
-                }
-            })
-            .collect();
-        messages.sort_by_key(|message| message.position);
-        messages.dedup_by_key(|message| message.position);
+        if !ascending {
+            messages.sort_by_key(|message| message.id);
+            messages.dedup_by_key(|message| message.id);
+        }
         let account = self.0.account(&account);
         let added = {
             let mut slot = account.lock();
             let newest = slot.known.as_ref().map(|known| known.state.newest);
-            let is_fresh = |newest| messages.first().is_none_or(|first| first.position > newest);
+            let is_fresh = |newest| messages.first().is_none_or(|first| first.id.0 > newest);
             if !slot.driving && newest.is_some_and(is_fresh) {
                 Added::Pending(self.0.gather(&account, &mut slot, &messages))
             } else {
                 Added::Asked(self.0.push(&account, &mut slot, |reply| Job::Add { messages, reply }))
             }
         };
-        self.0.keep_bound();
+        self.0.gathered();
+        let added = match added {
+            Added::Pending(Ok(mut waits)) if waits.len() == 1 => match waits.pop() {
+                Some(pending) => return pending.boxed(),
+                None => Added::Pending(Ok(waits)),
+            },
+            added => added,
+        };
         Box::pin(async move {
             let pending = match added {
                 Added::Pending(pending) => pending?,

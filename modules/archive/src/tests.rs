@@ -6,6 +6,7 @@ mod gathering;
 mod limits;
 mod m1;
 mod model;
+mod outbox;
 mod rules;
 mod store;
 mod world;

@@ -6,6 +6,7 @@
 //! work for each message, on one thread where the server's code does not start another one itself,
 //! and fails rather than do less. `tests/bench/README.md` says how the counts are compared.
 
+mod archive;
 mod framing;
 mod log;
 mod routing;
@@ -50,6 +51,7 @@ pub const PATHS: &[Path] = &[
     Path { name: "stanza", messages: 5_000, run: framing::stanza },
     Path { name: "log-append", messages: 4_000, run: log::append },
     Path { name: "routing", messages: 2_000, run: routing::routing },
+    Path { name: "archive", messages: 2_000, run: archive::archive },
     Path { name: "session", messages: 2_000, run: session::session },
 ];
 

@@ -22,7 +22,7 @@ use crate::{Failure, ROUND, framer, in_time, message, on_this_thread};
 /// Ten messages at a time through the router, the intake, the queue of memory and both accounts'
 /// routes; receipts accepted, records confirmed.
 pub(crate) fn routing(messages: usize) -> Result<(), Failure> {
-    on_this_thread(in_time(route_all(messages)))
+    on_this_thread(in_time(async { route_all(&World::start(None).await?, messages).await }))
 }
 
 struct User {
@@ -31,10 +31,10 @@ struct User {
     inlet: Inlet<SessionMail>,
 }
 
-async fn route_all(messages: usize) -> Result<(), Failure> {
-    let world = World::start().await?;
-    let romeo = bind(&world, "romeo", "orchard").await?;
-    let mut juliet = bind(&world, "juliet", "balcony").await?;
+/// Routes so many messages from one account to another.
+pub(crate) async fn route_all(world: &World, messages: usize) -> Result<(), Failure> {
+    let romeo = bind(world, "romeo", "orchard").await?;
+    let mut juliet = bind(world, "juliet", "balcony").await?;
     let stanza = stanza(&romeo.jid)?;
     let receipts = Receipts::default();
     let mut number = 0;
@@ -47,7 +47,7 @@ async fn route_all(messages: usize) -> Result<(), Failure> {
                 Routed::Busy(..) => return Err("the router takes no more".into()),
             }
         }
-        juliet.take(&world, ROUND).await?;
+        juliet.take(world, ROUND).await?;
         if !receipts.is_clear() {
             return Err("a message was delivered before it was accepted".into());
         }

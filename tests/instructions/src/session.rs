@@ -27,7 +27,7 @@ pub(crate) fn session(messages: usize) -> Result<(), Failure> {
 }
 
 async fn run(messages: usize) -> Result<(), Failure> {
-    let world = World::start().await?;
+    let world = World::start(None).await?;
     let drain = Drain::default();
     let at = listen(&world, &drain)?;
     let sent = in_time(send_all(&world, &at, messages)).await;

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use waystation_auth::{Accounts, AccountsConfig, PasswordWorkers};
+use waystation_core::archive::Archive;
 use waystation_core::module::{AccountRegistry, Module, RegistryError};
+use waystation_core::queue::{QueueBackend, QueueName};
 use waystation_core::storage::{
     Batch, BoxFuture, Durability, Op, Row, ScanRange, Space, Storage, StorageError,
 };
@@ -30,11 +32,12 @@ pub(crate) struct World {
     pub(crate) router: Arc<Router>,
     pub(crate) arbiters: Arc<Arbiters>,
     pub(crate) accounts: Accounts,
+    queue: Arc<dyn QueueBackend>,
 }
 
 impl World {
-    /// Starts on this thread's system.
-    pub(crate) async fn start() -> Result<Self, Failure> {
+    /// Starts on this thread's system, perhaps with an archive.
+    pub(crate) async fn start(archive: Option<Arc<dyn Archive>>) -> Result<Self, Failure> {
         let storage: Arc<dyn Storage> = Arc::new(Store::default());
         let config = AccountsConfig {
             // A login is no part of what is counted.
@@ -45,7 +48,8 @@ impl World {
         let roster = RosterModule::new(storage.clone(), RosterConfig::default());
         let presence = roster.registration().presence.ok_or("the roster keeps no presence")?;
         let arbiters = Arc::new(Arbiters::start(1));
-        let intake = Intake::new(waystation_queue::memory()).await?;
+        let queue = waystation_queue::memory();
+        let intake = Intake::new(queue.clone()).await?;
         let router = Router::new(RouterParts {
             hosts: vec![HOST.to_owned()],
             config: RouterConfig::default(),
@@ -54,12 +58,21 @@ impl World {
             storage,
             presence,
             intake: intake.clone(),
-            archive: None,
+            archive,
             accounts: Arc::new(Registry(accounts.clone())),
             observers: Vec::new(),
         });
         actix_rt::spawn(intake.run(Arc::downgrade(&router)));
-        Ok(Self { router, arbiters, accounts })
+        Ok(Self { router, arbiters, accounts, queue })
+    }
+
+    /// Waits until nothing is left in an account's queue.
+    pub(crate) async fn rest(&self, user: &str) -> Result<(), Failure> {
+        let queue = QueueName::from(format!("a/{user}@{HOST}").as_str());
+        while self.queue.stats(queue.clone()).await?.pending > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
     /// Makes an account.

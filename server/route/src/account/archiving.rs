@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAGE: usize = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
 
+/// Messages that a turn has room for at first, about what a busy account is given in one.
+const TURN: usize = 16;
+
 /// What is on its way to the archive.
 #[derive(Default)]
 pub(super) struct Archiving {
@@ -29,6 +32,8 @@ pub(super) struct Archiving {
     next: Vec<Archived>,
     /// In their order, in which they become durable: only the first is waited for.
     under_way: VecDeque<UnderWay>,
+    /// The records that are under way, in the same order.
+    ids: VecDeque<RecordId>,
     failed: Option<Box<Failed>>,
 }
 
@@ -50,9 +55,9 @@ enum Again {
     Reading(BoxFuture<'static, Result<Vec<Record>, QueueError>>),
 }
 
-/// Records that were handed to the archive together.
+/// Records that were handed to the archive together: as many of `ids`.
 struct UnderWay {
-    ids: Vec<RecordId>,
+    count: usize,
     add: BoxFuture<'static, Result<(), StorageError>>,
 }
 
@@ -71,7 +76,13 @@ impl AccountRoute {
         let Some(message) = self.archived(id, stanza, at) else { return };
         self.records.is_archiving(id, stanza.len());
         match &mut self.archiving.failed {
-            None => self.archiving.next.push(message),
+            None => {
+                let next = &mut self.archiving.next;
+                if next.is_empty() {
+                    next.reserve(TURN);
+                }
+                next.push(message);
+            }
             Some(failed) => {
                 failed.ids.insert(id);
             }
@@ -94,9 +105,10 @@ impl AccountRoute {
 
     fn add_to_archive(&mut self, messages: Vec<Archived>) -> bool {
         let Some(archive) = &self.router.archive else { return false };
-        let ids = messages.iter().map(|message| message.id).collect();
+        let count = messages.len();
+        self.archiving.ids.extend(messages.iter().map(|message| message.id));
         let add = archive.add(self.account.clone(), messages);
-        self.archiving.under_way.push_back(UnderWay { ids, add });
+        self.archiving.under_way.push_back(UnderWay { count, add });
         true
     }
 
@@ -105,14 +117,20 @@ impl AccountRoute {
         let mut progress = false;
         while let Some(first) = self.archiving.under_way.front_mut() {
             let Poll::Ready(result) = first.add.as_mut().poll(cx) else { break };
-            let Some(UnderWay { ids, .. }) = self.archiving.under_way.pop_front() else { break };
+            let Some(UnderWay { count, .. }) = self.archiving.under_way.pop_front() else { break };
             progress = true;
             match result {
-                Ok(()) => ids.into_iter().for_each(|id| self.has_archived(id)),
+                Ok(()) => {
+                    for _ in 0..count {
+                        let Some(id) = self.archiving.ids.pop_front() else { break };
+                        self.has_archived(id);
+                    }
+                }
                 Err(error) => {
                     tracing::error!(account = %self.account, %error, "messages could not be archived yet");
                     let failed = self.archiving.failed.get_or_insert_default();
-                    failed.ids.extend(ids);
+                    let ids = &mut self.archiving.ids;
+                    failed.ids.extend(ids.drain(..count.min(ids.len())));
                     failed.ids.extend(self.archiving.next.drain(..).map(|message| message.id));
                     failed.again = Again::At(Instant::now() + PAUSE);
                 }
