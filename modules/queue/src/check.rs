@@ -88,8 +88,8 @@ pub(crate) fn name(name: &str) -> Result<(), QueueError> {
 
 /// True only when all bytes are printable ASCII.
 ///
-/// Eight at a time: each message brings four names, which cost a sixth of the commit byte by byte (690
-/// instructions of 3,850 then, 180 now).
+/// Eight at a time: each message brings four names, which cost a sixth of the commit one by one (690
+/// instructions of 3,850 then, 130 now).
 fn is_plain(bytes: &[u8]) -> bool {
     const EACH: u64 = u64::MAX / 0xff;
     const HIGH: u64 = 0x80 * EACH;

@@ -122,7 +122,10 @@ impl Queue {
 
     fn remove(&mut self, id: u64) -> Option<Held> {
         let position = self.position(id)?;
-        let held = self.entries.get_mut(position)?.held.take()?;
+        let held = match position {
+            0 => self.entries.pop_front()?.held,
+            _ => self.entries.get_mut(position)?.held.take(),
+        }?;
         self.len -= 1;
         while self.entries.front().is_some_and(|entry| entry.held.is_none()) {
             self.entries.pop_front();
@@ -449,5 +452,37 @@ impl QueueBackend for MemoryQueue {
             *state = State { closed: true, ..State::default() };
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held() -> Held {
+        Held { payload: Arc::from(&[][..]), since: SystemTime::UNIX_EPOCH, special: None }
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert_eq!(size_of::<Entry>(), 48);
+    }
+
+    #[test]
+    fn what_has_left_does_not_pile_up_behind_what_stays() {
+        let mut queue = Queue::named(QueueName::from("a"));
+        queue.push(1, held());
+        for id in 2..10_000 {
+            queue.push(id, held());
+            // In pairs, the second one first.
+            if id % 2 == 1 {
+                assert!(queue.remove(id).is_some() && queue.remove(id).is_none(), "{id}");
+                assert!(queue.remove(id - 1).is_some(), "{id}");
+            }
+            assert!(queue.entries.len() <= 2 * queue.len + KEEP + 1, "{id}: {}", queue.entries.len());
+        }
+        assert!(queue.get_mut(1).is_some() && queue.get_mut(2).is_none());
+        assert!(queue.remove(1).is_some() && queue.is_empty() && queue.entries.is_empty());
+        assert!(queue.entries.capacity() <= KEEP);
     }
 }

@@ -21,7 +21,7 @@ pub(crate) trait Named {
 /// The queues that were looked up last, for whoever looks up many in a row.
 ///
 /// The records and verdicts of a batch name few queues by turns: to compare a name with the last
-/// two costs 25 instructions, to find it in the map 110, at four look-ups for each message.
+/// two costs 70 instructions, to find it in the map 130, and each message has four look-ups.
 #[derive(Default)]
 pub(crate) struct Recent {
     numbers: [u32; 2],
@@ -61,10 +61,20 @@ impl<Q: Named> Names<Q> {
     }
 
     /// The number of a queue; faster for one of the last two that were looked up.
+    #[inline]
     pub(crate) fn find(&self, name: &str, recent: &mut Recent) -> Option<u32> {
-        if let Some(number) = recent.numbers.into_iter().find(|number| self.is_named(*number, name)) {
-            return Some(number);
+        let [one, other] = recent.numbers;
+        if self.is_named(one, name) {
+            return Some(one);
         }
+        if self.is_named(other, name) {
+            return Some(other);
+        }
+        self.look_up(name, recent)
+    }
+
+    #[inline(never)]
+    fn look_up(&self, name: &str, recent: &mut Recent) -> Option<u32> {
         let number = self.number(name)?;
         recent.numbers[recent.oldest] = number;
         recent.oldest = 1 - recent.oldest;
@@ -72,10 +82,12 @@ impl<Q: Named> Names<Q> {
     }
 
     /// As [`Names::find`]; the queue is made when there is none, and counted as empty.
+    #[inline]
     pub(crate) fn find_or_add(&mut self, name: &str, recent: &mut Recent) -> u32 {
         self.find(name, recent).unwrap_or_else(|| self.add(name))
     }
 
+    #[inline]
     fn is_named(&self, number: u32, name: &str) -> bool {
         self.get(number).is_some_and(|queue| **queue.name() == *name)
     }

@@ -28,9 +28,10 @@ use waystation_core::queue::QueueName;
 use crate::check;
 use crate::error::OpenError;
 use crate::fs::{FileSystem, read_exact, write_all};
-use crate::log::frame::Reader;
 use crate::log::index::Slot;
+use crate::log::marks::Map;
 use crate::log::queue::{Queue, Special};
+use crate::log::reader::Reader;
 use crate::log::snapshot::Head;
 use crate::names::Named;
 
@@ -173,7 +174,7 @@ pub(crate) struct Checkpoint {
     pub(crate) next_id: u64,
     pub(crate) position: Position,
     pub(crate) sealed: Vec<SealedEntry>,
-    pub(crate) marks: HashMap<u128, u64>,
+    pub(crate) marks: Map,
     pub(crate) queues: Vec<QueueEntry>,
     pub(crate) sealed_bytes: HashMap<QueueName, u64>,
 }
@@ -225,7 +226,7 @@ fn decode(bytes: &[u8], now_ms: u64) -> Option<Checkpoint> {
         };
         sealed.push(SealedEntry { number, generation, live_bytes, slots, done });
     }
-    let mut marks = HashMap::new();
+    let mut marks = Map::default();
     for _ in 0..read.u64()? {
         marks.insert(read.u128()?, read.u64()?);
     }

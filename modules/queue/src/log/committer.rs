@@ -294,8 +294,13 @@ impl Committer {
                 batch.marks.iter().for_each(|mark| encoder.control(Control::Mark(*mark)));
                 let settled = &plan.settled[plan.settled.len() - batch.settles.len()..];
                 for (settle, settled) in batch.settles.iter().zip(settled) {
+                    let (queue, id) = (&settle.queue, settle.id.0);
+                    if settle.verdict == Verdict::Ack {
+                        encoder.ack(queue, id);
+                        continue;
+                    }
                     let change = change(&settle.verdict, settled.counts);
-                    encoder.control(Control::Settle { queue: &settle.queue, id: settle.id.0, change });
+                    encoder.control(Control::Settle { queue, id, change });
                 }
                 encoder.payloads();
                 for record in &batch.records {
@@ -385,6 +390,7 @@ fn apply_batch(
     for (Settle { queue, id, verdict }, settled) in batch.settles.iter().zip(settled) {
         let change = change(verdict, settled.counts);
         match settled.number {
+            Some(number) if *verdict == Verdict::Ack && state.ack_front(number, id.0) => {}
             Some(number) => state.settle_in(number, id.0, settled.place, change, now),
             // The group itself may have made it.
             None => state.settle(queue, id.0, settled.place, change, now),
@@ -424,17 +430,21 @@ impl Plan {
             Job::Batch(batch) if full && !batch.records.is_empty() => Ok(Step::Refused(QueueError::Full)),
             Job::Batch(batch) => {
                 let first = self.settled.len();
+                let mut leased = false;
                 // First all the places: a page that is missing must leave nothing half noted.
                 for Settle { queue, id, .. } in &batch.settles {
                     let number = state.queues.find(queue, &mut self.recent);
                     let queue = number.and_then(|number| state.queues.get(number));
                     let place = resolve_in(state, pages, queue, id.0)?;
+                    leased |= queue.is_some_and(|queue| !queue.leases.is_empty());
                     self.settled.push(Settled { number, place, counts: true });
+                }
+                if !leased {
+                    return Ok(Step::Batch { first_id: self.next_id });
                 }
                 for (settle, settled) in batch.settles.iter().zip(&mut self.settled[first..]) {
                     let queue = settled.number.and_then(|number| state.queues.get(number));
-                    let leases = queue.map(|queue| &queue.leases).filter(|leases| !leases.is_empty());
-                    let lease = leases.and_then(|leases| leases.get(&settle.id.0));
+                    let lease = queue.and_then(|queue| queue.leases.get(&settle.id.0));
                     let Some((lease, until)) = lease else { continue };
                     // A lease was counted when it was given.
                     settled.counts = *until <= Instant::now() || self.ended.contains(lease);

@@ -33,6 +33,7 @@ use crc32fast::Hasher;
 use waystation_core::queue::Mark;
 
 use crate::check;
+use crate::log::reader::Reader;
 
 /// Frames begin at multiples of this.
 pub(crate) const ALIGN: usize = 8;
@@ -47,6 +48,7 @@ const HEAD: usize = RECORD_HEADER - CHECK;
 const BATCH: u32 = 0x3151_5957;
 const COPY: u32 = 0x3143_5957;
 const SAME_NAME: u16 = 0xffff;
+const ACK: u8 = 1;
 
 /// A change of what is stored, as it stands in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +100,8 @@ pub(crate) struct Encoder {
     records: u32,
     /// Where in `meta` the last name stands.
     last_name: std::ops::Range<usize>,
+    /// Of nothing: to make one is to ask what the processor can do.
+    no_crc: Hasher,
 }
 
 /// What a frame's header says beside lengths and checks.
@@ -169,12 +173,19 @@ impl Encoder {
         self.meta.extend_from_slice(name.as_bytes());
     }
 
+    /// The change that nearly all are, [`Change::Ack`].
+    pub(crate) fn ack(&mut self, queue: &str, id: u64) {
+        self.meta.push(ACK);
+        self.name(queue);
+        self.meta.extend_from_slice(&id.to_le_bytes());
+    }
+
     /// A change.
     pub(crate) fn control(&mut self, control: Control<'_>) {
         match control {
             Control::Settle { queue, id, change } => {
                 let tag = match change {
-                    Change::Ack => 1,
+                    Change::Ack => ACK,
                     Change::Nack { .. } => 2,
                     Change::Park { .. } => 3,
                     Change::Unpark => 4,
@@ -226,19 +237,19 @@ impl Encoder {
         self.len += RECORD_HEADER + len;
         let head = record_head(id, since_ms, len as u32);
         let begin = self.buffer.len();
+        let mut crc = self.no_crc.clone();
         if payload.iter().all(|piece| piece.len() < SHARE) {
             // The check sum covers what stands before and behind it: it is taken while the two are
-            // together, for one stretch costs 320 instructions where three short ones cost 500.
+            // together, for one stretch costs 190 instructions where three short ones cost 370.
             self.buffer.extend_from_slice(&[0; CHECK]);
             self.buffer.extend_from_slice(&head);
             payload.iter().for_each(|piece| self.buffer.extend_from_slice(piece));
             let record = &mut self.buffer[begin..];
-            let crc = crc32fast::hash(&record[CHECK..]);
+            crc.update(&record[CHECK..]);
             record[..HEAD].copy_from_slice(&head);
-            record[HEAD..RECORD_HEADER].copy_from_slice(&crc.to_le_bytes());
+            record[HEAD..RECORD_HEADER].copy_from_slice(&crc.finalize().to_le_bytes());
             return at;
         }
-        let mut crc = Hasher::new();
         crc.update(&head);
         payload.iter().for_each(|piece| crc.update(piece));
         self.buffer.extend_from_slice(&head);
@@ -461,7 +472,7 @@ impl<'a> Frame<'a> {
             let queue = meta.name(&mut last)?;
             let id = meta.u64()?;
             let change = match tag {
-                1 => Change::Ack,
+                ACK => Change::Ack,
                 2 => Change::Nack { delay_ms: meta.u64()?, counts: meta.u8()? != 0 },
                 3 => {
                     let len = meta.u16()?;
@@ -481,45 +492,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Takes numbers and strings off the front of bytes.
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
-
 impl<'a> Reader<'a> {
-    pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    pub(crate) fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    pub(crate) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    pub(crate) fn u128(&mut self) -> Option<u128> {
-        self.array().map(u128::from_le_bytes)
-    }
-
-    pub(crate) fn text(&mut self) -> Option<&'a str> {
-        let len = self.u16()?;
-        std::str::from_utf8(self.take(usize::from(len))?).ok()
-    }
-
     fn name(&mut self, last: &mut &'a str) -> Option<&'a str> {
         let mut ahead = Reader(self.0);
         if ahead.u16()? == SAME_NAME {

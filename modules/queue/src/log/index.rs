@@ -22,7 +22,7 @@ use waystation_core::queue::QueueName;
 
 use crate::error::OpenError;
 use crate::fs::{File, FileSystem, read_exact, write_all};
-use crate::log::frame::Reader;
+use crate::log::reader::Reader;
 
 const MAGIC: &[u8; 8] = b"WAYQIDX1";
 const HEADER: usize = 64;

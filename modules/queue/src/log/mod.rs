@@ -40,6 +40,7 @@ pub(crate) mod keeper;
 pub(crate) mod marks;
 pub(crate) mod queue;
 pub(crate) mod read;
+mod reader;
 pub(crate) mod recover;
 pub(crate) mod scan;
 pub(crate) mod segment;

@@ -122,7 +122,14 @@ impl Queue {
 
 impl Queue {
     pub(crate) fn leave_tail(&mut self, index: usize) {
+        if index == 0 {
+            return self.leave_front();
+        }
         self.tail[index].len |= DONE;
+    }
+
+    pub(crate) fn leave_front(&mut self) {
+        self.tail.pop_front();
         while self.tail.front().is_some_and(|slot| slot.len & DONE != 0) {
             self.tail.pop_front();
         }

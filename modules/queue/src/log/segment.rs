@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use crate::error::OpenError;
 use crate::fs::{FileSystem, is_full, read_exact, write_all};
-use crate::log::frame::Reader;
 use crate::log::index::{LogFile, file_names};
+use crate::log::reader::Reader;
 
 const MAGIC: &[u8; 8] = b"WAYQLOG1";
 /// Where the first frame begins.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::log::checkpoint::{Position, put_queue};
+use crate::log::marks::Map;
 use crate::log::queue::Queue;
 use crate::log::recover::now_ms;
 use crate::log::state::State;
@@ -21,7 +22,7 @@ pub(crate) struct Head {
     pub(crate) next_id: u64,
     pub(crate) time_ms: u64,
     pub(crate) sealed: Vec<SealedHead>,
-    pub(crate) marks: Arc<HashMap<u128, u64>>,
+    pub(crate) marks: Arc<Map>,
 }
 
 /// A sealed segment.
@@ -49,17 +50,23 @@ const STRIDE: usize = 512;
 const STRETCH: usize = 64 * 1024;
 
 /// A queue at a place in the list is about to change.
+#[inline]
 pub(crate) fn before_change(copying: &mut Option<Copying>, place: u32, queue: Option<&Queue>) {
-    let place = place as usize;
-    if let Some(copying) = copying
-        && (copying.next..copying.end).contains(&place)
-        && !copying.saved.contains_key(&place)
-    {
+    if let Some(copying) = copying {
+        copying.save(place as usize, queue);
+    }
+}
+
+impl Copying {
+    fn save(&mut self, place: usize, queue: Option<&Queue>) {
+        if !(self.next..self.end).contains(&place) || self.saved.contains_key(&place) {
+            return;
+        }
         let mut bytes = Vec::new();
         if let Some(queue) = queue {
-            put_queue(&mut bytes, queue, copying.at);
+            put_queue(&mut bytes, queue, self.at);
         }
-        copying.saved.insert(place, bytes);
+        self.saved.insert(place, bytes);
     }
 }
 

@@ -170,6 +170,25 @@ impl State {
         }
     }
 
+    /// Acknowledges a record at the front of what a queue has in the active segment; false when it is
+    /// not there, or when something is noted of records of the queue. That is how nearly all leave, and
+    /// all that [`State::settle_in`] asks besides costs more than this.
+    pub(crate) fn ack_front(&mut self, number: u32, id: u64) -> bool {
+        let Some(queue) = self.queues.get_mut(number) else { return false };
+        let Some(slot) = queue.tail.front().copied().filter(|slot| slot.id == id) else { return false };
+        if !queue.special.is_empty() || !queue.leases.is_empty() {
+            return false;
+        }
+        before_change(&mut self.copying, number, Some(queue));
+        // The first one is not acknowledged yet.
+        queue.leave_front();
+        queue.pending -= 1;
+        queue.bytes -= u64::from(slot.len);
+        let emptied = queue.is_empty();
+        self.queues.empty += usize::from(emptied);
+        true
+    }
+
     /// As [`State::settle`], of the queue of a number.
     pub(crate) fn settle_in(&mut self, number: u32, id: u64, place: Place, change: Change<'_>, now: Instant) {
         let Some(queue) = self.queues.get_mut(number) else { return };
