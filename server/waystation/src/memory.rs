@@ -6,15 +6,10 @@
 
 use std::time::Duration;
 
-use mimalloc::MiMalloc;
-use waystation_runtime::Arbiters;
+use waystation_runtime::{Allocator, Arbiters};
 
-/// A stanza's life is a handful of small allocations, made on one thread and often freed on
-/// another. Measured on the pairs workload of `tests/bench` in one run: 1.28 times the messages
-/// per CPU second of the system's allocator (TLS: 1.46; logins with STARTTLS: 1.45), where
-/// jemalloc gains 1.22 (1.23; 1.02).
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// How often an arbiter gives memory back.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -3,12 +3,12 @@
 
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
 use waystation_instructions::{Failure, PATHS};
+use waystation_runtime::Allocator;
 
 /// The server's.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     match run() {

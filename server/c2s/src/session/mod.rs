@@ -315,6 +315,8 @@ impl Drop for Session {
 impl Link {
     fn take_mail(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(mails) = self.inlet.poll_take(cx) {
+            // Room for all at once, not in steps; the same where they are moved on.
+            self.outgoing.reserve(mails.len());
             for mail in mails {
                 match mail {
                     SessionMail::Stanza(stanza) => {
@@ -454,6 +456,9 @@ impl Link {
                 if let Some(management) = &mut self.management {
                     management.sent(Kept { stanza, record: None, charged: false });
                 }
+            }
+            if self.management.is_none() {
+                self.unsent.reserve(self.outgoing.len());
             }
             while conn.queued_bytes() < HIGH_WATER
                 && self.enabling.is_none()

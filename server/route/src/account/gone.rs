@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 
 use waystation_core::queue::RecordId;
 
+use super::first_room;
+
 /// In the order in which the intake was told.
 #[derive(Default)]
 pub(super) struct Gone {
@@ -27,6 +29,7 @@ impl Gone {
         if let Some(ids) = &mut self.ids {
             ids.insert(id);
         }
+        first_room(&mut self.order);
         self.order.push_back((number, id));
     }
 

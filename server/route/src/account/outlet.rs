@@ -13,7 +13,7 @@ use waystation_core::{
 };
 use waystation_runtime::{Offer, wheel};
 
-use super::{AccountRoute, Given, Link};
+use super::{AccountRoute, Given, Link, first_room};
 use crate::mail::SessionMail;
 
 /// Most senders whose presence waits for one session.
@@ -61,6 +61,7 @@ impl AccountRoute {
             }
         };
         if let (Given::Taken, Some(record)) = (given, record) {
+            first_room(&mut handle.held);
             handle.held.push_back(record);
         }
         given

@@ -18,7 +18,7 @@ use waystation_core::{Condition, Kind, MessageType, SessionId, Stanza, StanzaErr
 
 use super::gone::Gone;
 use super::steps::QueuedStep;
-use super::{AccountRoute, State};
+use super::{AccountRoute, State, first_room};
 use crate::delivery::{self, Delivery, Targets};
 use crate::intake::{Intake, Item, NewRecord};
 use crate::mail::AccountMail;
@@ -106,6 +106,7 @@ impl Records {
                     waiting: false,
                     bytes: bytes as u64,
                 };
+                first_room(&mut self.out);
                 self.out.insert(index, new);
                 index
             }
