@@ -185,7 +185,7 @@ impl Archives {
     /// Gathers no more into what an account has gathered: it goes to the store with others'.
     fn seal(&self, account: &Account, slot: &mut Slot) {
         let Some(gathered) = slot.gathered.take() else { return };
-        slot.room = gathered.rows.is_full().then(|| gathered.rows.len()).unwrap_or_default();
+        slot.room = if gathered.rows.is_full() { gathered.rows.len() } else { 0 };
         // Whoever forgets what is known takes away what was gathered as well.
         let Some(known) = &mut slot.known else { return gathered.fail(StorageError::Closed) };
         let key = State::key(&account.jid);
