@@ -12,8 +12,13 @@ use waystation_core::module::Module;
 use waystation_core::storage::{Durability, Storage};
 use waystation_storage::{DataDir, Options};
 
+use crate::routing::Pair;
 use crate::world::{HOST, World};
-use crate::{Failure, PATIENCE, in_time, on_this_thread, routing};
+use crate::{Failure, PATIENCE, in_time, on_this_thread};
+
+/// Messages of five full chunks. After so many everything comes to rest, so that how long records wait
+/// in the queues, where more of them cost more each, depends little on how fast all this runs.
+const CHUNKS: usize = 5 * 64;
 
 /// The messages of `routing`, each archived for its sender and for its recipient.
 pub(crate) fn archive(messages: usize) -> Result<(), Failure> {
@@ -28,13 +33,19 @@ async fn run(messages: usize) -> Result<(), Failure> {
     let module = MessageArchive::new(storage.clone(), config, Arc::default());
     let archive = module.registration().archive.ok_or("the archive keeps no messages")?;
     let world = World::start(Some(archive.clone())).await?;
-    routing::route_all(&world, messages).await?;
-    for user in ["romeo", "juliet"] {
-        let newest = archive.newest(Jid::parse(&format!("{user}@{HOST}"))?).await?;
-        if newest.is_none_or(|newest| newest.0 < messages as u64) {
-            return Err(format!("of {messages} messages {user}'s archive has those up to {newest:?}").into());
+    let mut pair = Pair::bind(&world).await?;
+    let mut sent = 0;
+    while sent < messages {
+        let some = (messages - sent).min(CHUNKS);
+        pair.send(&world, some).await?;
+        sent += some;
+        for user in ["romeo", "juliet"] {
+            let newest = archive.newest(Jid::parse(&format!("{user}@{HOST}"))?).await?;
+            if newest.is_none_or(|newest| newest.0 < sent as u64) {
+                return Err(format!("of {sent} messages {user}'s archive has those up to {newest:?}").into());
+            }
+            world.rest(user).await?;
         }
-        world.rest(user).await?;
     }
     Ok(storage.close().await?)
 }

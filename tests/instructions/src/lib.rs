@@ -51,7 +51,7 @@ pub const PATHS: &[Path] = &[
     Path { name: "stanza", messages: 5_000, run: framing::stanza },
     Path { name: "log-append", messages: 4_000, run: log::append },
     Path { name: "routing", messages: 2_000, run: routing::routing },
-    Path { name: "archive", messages: 2_000, run: archive::archive },
+    Path { name: "archive", messages: 1_920, run: archive::archive },
     Path { name: "session", messages: 2_000, run: session::session },
 ];
 

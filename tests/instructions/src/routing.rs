@@ -22,7 +22,10 @@ use crate::{Failure, ROUND, framer, in_time, message, on_this_thread};
 /// Ten messages at a time through the router, the intake, the queue of memory and both accounts'
 /// routes; receipts accepted, records confirmed.
 pub(crate) fn routing(messages: usize) -> Result<(), Failure> {
-    on_this_thread(in_time(async { route_all(&World::start(None).await?, messages).await }))
+    on_this_thread(in_time(async {
+        let world = World::start(None).await?;
+        Pair::bind(&world).await?.send(&world, messages).await
+    }))
 }
 
 struct User {
@@ -31,28 +34,41 @@ struct User {
     inlet: Inlet<SessionMail>,
 }
 
-/// Routes so many messages from one account to another.
-pub(crate) async fn route_all(world: &World, messages: usize) -> Result<(), Failure> {
-    let romeo = bind(world, "romeo", "orchard").await?;
-    let mut juliet = bind(world, "juliet", "balcony").await?;
-    let stanza = stanza(&romeo.jid)?;
-    let receipts = Receipts::default();
-    let mut number = 0;
-    for _ in 0..messages / ROUND {
-        for _ in 0..ROUND {
-            number += 1;
-            let passage = Passage { receipt: Some(receipts.issue(number)), ..Passage::default() };
-            match world.router.route(stanza.clone(), Origin::Session(romeo.id), passage) {
-                Routed::Done => {}
-                Routed::Busy(..) => return Err("the router takes no more".into()),
+/// Two accounts, of which one writes to the other.
+pub(crate) struct Pair {
+    romeo: User,
+    juliet: User,
+    stanza: Stanza,
+    receipts: Receipts,
+    number: u64,
+}
+
+impl Pair {
+    pub(crate) async fn bind(world: &World) -> Result<Self, Failure> {
+        let romeo = bind(world, "romeo", "orchard").await?;
+        let juliet = bind(world, "juliet", "balcony").await?;
+        let stanza = stanza(&romeo.jid)?;
+        Ok(Self { romeo, juliet, stanza, receipts: Receipts::default(), number: 0 })
+    }
+
+    pub(crate) async fn send(&mut self, world: &World, messages: usize) -> Result<(), Failure> {
+        for _ in 0..messages / ROUND {
+            for _ in 0..ROUND {
+                self.number += 1;
+                let receipt = Some(self.receipts.issue(self.number));
+                let passage = Passage { receipt, ..Passage::default() };
+                match world.router.route(self.stanza.clone(), Origin::Session(self.romeo.id), passage) {
+                    Routed::Done => {}
+                    Routed::Busy(..) => return Err("the router takes no more".into()),
+                }
+            }
+            self.juliet.take(world, ROUND).await?;
+            if !self.receipts.is_clear() {
+                return Err("a message was delivered before it was accepted".into());
             }
         }
-        juliet.take(world, ROUND).await?;
-        if !receipts.is_clear() {
-            return Err("a message was delivered before it was accepted".into());
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A session that is available.

@@ -5,7 +5,9 @@
 //! nothing is handed over before what failed, which is read from the queue again.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use waystation_core::archive::Archived;
@@ -34,6 +36,7 @@ pub(super) struct Archiving {
     under_way: VecDeque<UnderWay>,
     /// The records that are under way, in the same order.
     ids: VecDeque<RecordId>,
+    bell: Option<Bell>,
     failed: Option<Box<Failed>>,
 }
 
@@ -55,8 +58,60 @@ enum Again {
     Reading(BoxFuture<'static, Result<Vec<Record>, QueueError>>),
 }
 
+/// Tells whether there is news of what is waited for. Many turns pass until then, and looking means
+/// a lock and a few cold lines of memory, which was a fiftieth of what a message cost the server.
+struct Bell {
+    shared: Arc<Ring>,
+    /// What the archive wakes: `shared`.
+    waker: Waker,
+    /// The last known waker of the route.
+    route: Waker,
+}
+
+struct Ring {
+    rung: AtomicBool,
+    route: Mutex<Waker>,
+}
+
+impl Ring {
+    fn route(&self) -> MutexGuard<'_, Waker> {
+        // It is replaced as a whole.
+        self.route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Ring {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.route().wake_by_ref();
+    }
+}
+
+impl Bell {
+    fn new(route: &Waker) -> Self {
+        let shared = Arc::new(Ring { rung: AtomicBool::new(false), route: Mutex::new(route.clone()) });
+        Self { waker: shared.clone().into(), shared, route: route.clone() }
+    }
+
+    /// True when it rang since the last time. From now on it wakes this route.
+    fn has_rung(&mut self, route: &Waker) -> bool {
+        if !self.route.will_wake(route) {
+            self.route.clone_from(route);
+            self.shared.route().clone_from(route);
+        }
+        // Most often it did not, which is found out without writing.
+        self.shared.rung.load(Ordering::Acquire) && self.shared.rung.swap(false, Ordering::AcqRel)
+    }
+}
+
 /// Records that were handed to the archive together: as many of `ids`.
 struct UnderWay {
+    /// It was asked, and rings when there is news.
+    asked: bool,
     count: usize,
     add: BoxFuture<'static, Result<(), StorageError>>,
 }
@@ -108,7 +163,7 @@ impl AccountRoute {
         let count = messages.len();
         self.archiving.ids.extend(messages.iter().map(|message| message.id));
         let add = archive.add(self.account.clone(), messages);
-        self.archiving.under_way.push_back(UnderWay { count, add });
+        self.archiving.under_way.push_back(UnderWay { asked: false, count, add });
         true
     }
 
@@ -116,7 +171,14 @@ impl AccountRoute {
     pub(super) fn poll_archive(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         while let Some(first) = self.archiving.under_way.front_mut() {
-            let Poll::Ready(result) = first.add.as_mut().poll(cx) else { break };
+            let bell = self.archiving.bell.get_or_insert_with(|| Bell::new(cx.waker()));
+            if !bell.has_rung(cx.waker()) && first.asked {
+                break;
+            }
+            first.asked = true;
+            let Poll::Ready(result) = first.add.as_mut().poll(&mut Context::from_waker(&bell.waker)) else {
+                break;
+            };
             let Some(UnderWay { count, .. }) = self.archiving.under_way.pop_front() else { break };
             progress = true;
             match result {
@@ -213,5 +275,33 @@ impl AccountRoute {
         if !messages.is_empty() {
             self.add_to_archive(messages);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicBool);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_bell_rings_once_and_wakes_whoever_asked_last() {
+        let [first, second] = [(); 2].map(|()| Arc::new(Count::default()));
+        let wakers = [&first, &second].map(|count| Waker::from(count.clone()));
+        let woken = || [&first, &second].map(|count| count.0.swap(false, Ordering::SeqCst));
+        let mut bell = Bell::new(&wakers[0]);
+        assert!(!bell.has_rung(&wakers[0]));
+        bell.waker.wake_by_ref();
+        assert_eq!((woken(), bell.has_rung(&wakers[0])), ([true, false], true));
+        assert!(!bell.has_rung(&wakers[1]), "twice");
+        bell.waker.wake_by_ref();
+        assert_eq!((woken(), bell.has_rung(&wakers[1])), ([false, true], true));
     }
 }
