@@ -165,7 +165,7 @@ impl Account {
                 Request::Subscribe => session.is_available(),
                 _ => session.interested,
             };
-            then.extend(sessions.iter().filter(hears).map(|s| Effect::ToSession(s.id, delivered.clone())));
+            sessions.iter().filter(hears).for_each(|s| effects.deliver(s.id, delivered.clone()));
         }
         let batch = self.store(&jid, contact, seen);
         if seen {

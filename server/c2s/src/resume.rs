@@ -25,7 +25,7 @@ use crate::session::stream_management::{NS_STREAM_MANAGEMENT, failed, parse_h, t
 use crate::stream::{Failure, Stream};
 
 /// How long what the client sent before may take to be stored.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(20);
 
 /// A session that was taken up and has not started. Dropped, it waits for its client again.
 pub(crate) struct Resumed {

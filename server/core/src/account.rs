@@ -147,6 +147,9 @@ pub struct Persist {
 /// Collects what the logic wants done; order is kept, also across commits.
 #[derive(Debug, Default)]
 pub struct Effects {
+    /// The stanza at hand for sessions of this account, as far as it waits for no commit: it is
+    /// stored already, and what its sender sends next must not overtake it (RFC 6120 10.1).
+    pub at_once: Vec<(SessionId, Stanza)>,
     /// Steps in order. The route runs a step only when all earlier ones are done.
     pub steps: Vec<Step>,
 }
@@ -161,6 +164,11 @@ pub enum Step {
 }
 
 impl Effects {
+    /// Hands the stanza at hand to one session of this account, before all steps.
+    pub fn deliver(&mut self, id: SessionId, stanza: Stanza) {
+        self.at_once.push((id, stanza));
+    }
+
     /// Hands a stanza to one session of this account.
     pub fn to_session(&mut self, id: SessionId, stanza: Stanza) {
         self.steps.push(Step::Now(Effect::ToSession(id, stanza)));

@@ -27,7 +27,7 @@ use waystation_route::{
 use waystation_runtime::{Arbiters, Inlet, outlet};
 
 /// Available presence makes a session available; `subscribe` commits something and then echoes
-/// itself to the sender. No roster.
+/// itself to the sender; one from another account is delivered and commits something. No roster.
 struct Logic {
     fail_load: Arc<AtomicBool>,
     loads: Arc<AtomicUsize>,
@@ -62,6 +62,11 @@ impl AccountPresence for Account {
         }
     }
     fn inbound(&mut self, sessions: &mut Sessions, presence: Stanza, effects: &mut Effects) {
+        if presence.stanza_type() == StanzaType::Presence(PresenceType::Subscribe) {
+            sessions.iter().for_each(|session| effects.deliver(session.id, presence.clone()));
+            let batch = Batch::new().put(Space("test"), Bytes::from_static(b"k"), Bytes::from_static(b"w"));
+            return effects.persist(Persist { batch, then: Vec::new(), request: Some(presence) });
+        }
         let resource = presence.to().and_then(|to| to.resource());
         if let Some(session) = resource.and_then(|r| sessions.by_resource(r)) {
             effects.to_session(session.id, presence);
@@ -454,6 +459,22 @@ async fn what_follows_a_commit_waits_for_it() {
         Stanza::build(kind, Some(client.bound.jid.clone()), Some(jid("b@h/r")), None, "<body>hi</body>");
     client.outbound(message);
     assert_eq!(friend.next().await, "hi");
+}
+
+#[actix_rt::test]
+async fn a_message_does_not_overtake_a_subscription_request_whose_commit_is_slow() {
+    let world = world().await;
+    let mut client = bind(&world, "a@h", "r", 100).await.unwrap();
+    for number in 0..5 {
+        let kind = StanzaType::Presence(PresenceType::Subscribe);
+        let request = Stanza::build(kind, Some(jid("b@h")), Some(jid("a@h")), None, "");
+        world.router.route(request, Origin::Server, Passage::default());
+        send(&world, "b@h/r", "a@h/r", &number.to_string());
+    }
+    for number in 0..5 {
+        assert_eq!(client.next().await, "subscribe");
+        assert_eq!(client.next().await, number.to_string());
+    }
 }
 
 #[actix_rt::test]

@@ -178,6 +178,9 @@ impl World {
 
     /// Runs effects as the route does.
     pub(crate) fn run(&mut self, account: &Jid, effects: Effects) {
+        for (id, stanza) in effects.at_once {
+            self.perform(Effect::ToSession(id, stanza));
+        }
         for step in effects.steps {
             match step {
                 Step::Now(effect) => self.perform(effect),

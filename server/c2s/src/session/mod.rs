@@ -49,6 +49,9 @@ const READ_BUDGET: usize = 32 * 1024;
 const HIGH_WATER: usize = 64 * 1024;
 /// How long the last words of a session may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the end of a stream waits for what the client sent to be stored. A disk that others
+/// keep busy can take seconds for one commit, and only a broken one takes longer than this.
+const STORE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long input waits when the recipient's route has no credit left.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -415,7 +418,7 @@ impl Link {
     /// The client has ended its stream. Our end of it says that everything is safe (DELIVERY
     /// P7), so it waits for that.
     fn close(&mut self) {
-        self.closing = Some(Box::pin(tokio::time::sleep(CLOSE_DEADLINE)));
+        self.closing = Some(Box::pin(tokio::time::sleep(STORE_DEADLINE)));
     }
 
     fn poll_closing(&mut self, cx: &mut Context<'_>) {

@@ -36,6 +36,9 @@ pub(super) struct Persisting {
 
 impl AccountRoute {
     pub(super) fn enqueue(&mut self, effects: Effects) {
+        for (id, stanza) in &effects.at_once {
+            self.give(*id, stanza, None);
+        }
         self.steps.extend(effects.steps.into_iter().map(QueuedStep::Step));
         self.run_steps();
     }
