@@ -78,10 +78,10 @@ struct Places {
 }
 
 impl Archives {
-    /// What is known of an account once everything that was added before is in the store; but
+    /// What is known of an account once everything that was handed over before is in the store; but
     /// nobody is kept waiting for longer than the configuration says.
     async fn settled_soon(self: &Arc<Self>, account: &Jid) -> Result<Known, StanzaError> {
-        match tokio::time::timeout(self.config.commit_wait, self.settled(account)).await {
+        match tokio::time::timeout(self.config.commit_wait, self.whole(account)).await {
             Ok(known) => Ok(known?),
             Err(_elapsed) => Err(not_ready()),
         }

@@ -81,7 +81,7 @@ pub struct Config {
     /// Most JIDs in both lists of an account's preferences. Default 1,000.
     pub max_prefs: usize,
     /// How long a query waits for messages that are on their way into the store before it is
-    /// answered with a temporary error. Default 5 seconds.
+    /// answered with a temporary error. Default 20 seconds.
     pub commit_wait: Duration,
     /// How long messages of an account may wait to be committed together with those behind them,
     /// unless they are many or somebody asks. Default one second. Those that are many go to the store
@@ -104,7 +104,7 @@ impl Default for Config {
             sweep_interval: Duration::from_secs(60),
             default_policy: Policy::Always,
             max_prefs: 1_000,
-            commit_wait: Duration::from_secs(5),
+            commit_wait: Duration::from_secs(20),
             gather: Duration::from_secs(1),
             groupchat: false,
         }

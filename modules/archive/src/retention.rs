@@ -145,7 +145,9 @@ impl Archives {
         let batch = Batch::new();
         let batch = batch.delete(STATES, State::key(&account.jid)).delete(PREFS, Prefs::key(&account.jid));
         let outcome = self.storage.commit(batch).await;
-        account.lock().forget(outcome.as_ref().err().cloned());
+        let mut slot = account.lock();
+        slot.forget(outcome.as_ref().err().cloned());
+        slot.owes_nothing();
         outcome
     }
 

@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -35,6 +36,9 @@ const MAX_ACCOUNTS: usize = 10_000;
 
 /// Calls that may wait for one account's driver.
 const MAX_JOBS: usize = 16_384;
+
+/// How long after it was found behind an archive is looked at again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A commit that more than one party waits for, of what is gathered or was queued.
 pub(crate) type Pending = Shared<BoxFuture<'static, Result<(), StorageError>>>;
@@ -74,6 +78,13 @@ pub(crate) struct Slot {
     pub(crate) generation: u64,
     /// Bytes of rows that the last chunk had, if it was full: as many may come again.
     pub(crate) room: usize,
+    /// The greatest position that was handed over. While the archive has not come that far, it
+    /// failed to store something that will be handed over again.
+    handed: u64,
+    /// Held by every add until whoever called it knows its outcome.
+    calls: Arc<()>,
+    /// The same of what was called before the last failure.
+    earlier: Option<Arc<()>>,
     /// Why it was forgotten last.
     failure: Option<StorageError>,
 }
@@ -106,6 +117,9 @@ impl Slot {
     pub(crate) fn forget(&mut self, failure: Option<StorageError>) {
         self.generation += 1;
         self.known = None;
+        if Arc::strong_count(&self.calls) > 1 {
+            self.earlier = Some(std::mem::take(&mut self.calls));
+        }
         if let Some(gathered) = self.gathered.take() {
             // It was made to follow what is not there.
             gathered.fail(failure.clone().unwrap_or(StorageError::Closed));
@@ -113,8 +127,29 @@ impl Slot {
         self.failure = failure;
     }
 
+    /// Why nothing can be added now: who hands messages over may not know yet that earlier ones
+    /// failed, which come first.
+    fn refusal(&mut self) -> Option<StorageError> {
+        if self.earlier.as_ref().is_some_and(|earlier| Arc::strong_count(earlier) > 1) {
+            return Some(self.failure.clone().unwrap_or(StorageError::Closed));
+        }
+        self.earlier = None;
+        None
+    }
+
+    /// True when something that failed was not handed over again.
+    fn is_behind(&self) -> bool {
+        self.known.as_ref().map_or(0, |known| known.state.newest) < self.handed
+    }
+
+    /// What was handed over so far is no more.
+    pub(crate) fn owes_nothing(&mut self) {
+        self.handed = 0;
+    }
+
     fn is_at_rest(&self) -> bool {
         !self.driving
+            && !self.is_behind()
             && self.gathered.is_none()
             && self.last.as_ref().is_none_or(|last| last.peek().is_some())
     }
@@ -215,6 +250,18 @@ impl Archives {
         }
         Err(failure)
     }
+
+    /// The same, once what failed was handed over again: until then there is a gap.
+    pub(crate) async fn whole(self: &Arc<Self>, jid: &Jid) -> Result<Known, StorageError> {
+        loop {
+            let handed = self.account(jid).lock().handed;
+            let known = self.settled(jid).await?;
+            if known.state.newest >= handed {
+                return Ok(known);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
 }
 
 /// A commit failed that was queued in a generation; the error for the caller.
@@ -264,20 +311,25 @@ impl Archive for Seam {
             messages.dedup_by_key(|message| message.id);
         }
         let account = self.0.account(&account);
-        let added = {
+        let (call, added) = {
             let mut slot = account.lock();
+            slot.handed = slot.handed.max(messages.last().map_or(0, |last| last.id.0));
+            if let Some(error) = slot.refusal() {
+                return Box::pin(async { Err(error) });
+            }
             let newest = slot.known.as_ref().map(|known| known.state.newest);
             let is_fresh = |newest| messages.first().is_none_or(|first| first.id.0 > newest);
-            if !slot.driving && newest.is_some_and(is_fresh) {
+            let added = if !slot.driving && newest.is_some_and(is_fresh) {
                 Added::Pending(self.0.gather(&account, &mut slot, &messages))
             } else {
                 Added::Asked(self.0.push(&account, &mut slot, |reply| Job::Add { messages, reply }))
-            }
+            };
+            (slot.calls.clone(), added)
         };
         self.0.gathered();
         let added = match added {
             Added::Pending(Ok(mut waits)) if waits.len() == 1 => match waits.pop() {
-                Some(pending) => return pending.boxed(),
+                Some(pending) => return Box::pin(pending.inspect(|_| drop(call))),
                 None => Added::Pending(Ok(waits)),
             },
             added => added,
@@ -291,6 +343,7 @@ impl Archive for Seam {
             for pending in pending {
                 pending.await?;
             }
+            drop(call);
             Ok(())
         })
     }

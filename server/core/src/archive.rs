@@ -30,7 +30,12 @@ pub struct Archived {
 pub trait Archive: Send + Sync + 'static {
     /// Adds messages to an account's archive, as far as the account's preferences want them.
     /// They are taken up by the call itself, in the order of the calls; what is returned only tells
-    /// that they are durable, also when none was wanted, and need not be polled before. A message that is there already is left as it is.
+    /// that they are durable, also when none was wanted, and need not be polled before. A message
+    /// that is there already is left as it is.
+    ///
+    /// After a failure every call fails whose outcome was not known yet, and so does every further
+    /// one until the caller has polled those to their end or dropped them. It then hands over again
+    /// what failed, in its order and before anything else; until that is done, queries wait.
     fn add(&self, account: Jid, messages: Vec<Archived>) -> BoxFuture<'static, Result<(), StorageError>>;
 
     /// The greatest position that was ever handed over for an account and is durable, wanted

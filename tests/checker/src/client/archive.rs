@@ -20,6 +20,10 @@ const PAGE: usize = 100;
 /// How long a request may wait for its reply.
 const REPLY: Duration = Duration::from_secs(20);
 
+/// For how long a query is repeated that the server cannot answer yet, and how soon.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// One result of a query.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -80,6 +84,7 @@ impl Peer {
     pub async fn read_archive(&mut self) -> Result<(), Lost> {
         let arch = self.bare();
         let (mut idx, mut after) = (0, String::new());
+        let end = Instant::now() + PATIENCE;
         loop {
             self.queries += 1;
             self.results.clear();
@@ -88,6 +93,12 @@ impl Peer {
                 self.queries
             );
             let reply = self.request("set", "", &payload).await?;
+            let error = reply.as_ref().and_then(|reply| reply.child("error"));
+            if error.is_some_and(|error| error.attr("type") == Some("wait")) && Instant::now() < end {
+                // What a full disk refused may still be on its way into the archive.
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
             let Some(fin) = reply.as_ref().and_then(|r| r.child_in(MAM_NS)) else { return Ok(()) };
             for Found { id, from, body } in std::mem::take(&mut self.results) {
                 let (uid, hash) = body.map(|b| (b.uid, b.hash)).unzip();

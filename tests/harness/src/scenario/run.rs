@@ -211,8 +211,13 @@ impl<'a> Stage<'a> {
         until_presence(&mut asked, "subscribe", &user).await?;
         asked.send(format!("<presence to='{}' type='subscribed'/>", escape(&user))).await?;
         until_presence(&mut asking, "subscribed", &contact).await?;
-        asking.close().await?;
-        asked.close().await
+        for mut client in [asking, asked] {
+            // Presence of these sessions that comes late would be seen by the next ones.
+            client.send("<presence type='unavailable'/>").await?;
+            client.drain().await?;
+            client.close().await?;
+        }
+        Ok(())
     }
 
     async fn receive_any_order(&mut self, name: &str, patterns: &[Element]) -> Result<()> {
