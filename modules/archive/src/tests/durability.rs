@@ -166,10 +166,10 @@ async fn a_failed_commit_is_told_and_nothing_behind_it_takes_effect() {
         assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
         assert_eq!(world.newest().await, fill_first.then_some(1));
         // Handed over again, in whatever order, nothing is lost.
-        for n in [4, 2, 3] {
+        for n in [4, 2, 3, 5] {
             world.fill([n]).await;
         }
-        let expected: Vec<_> = if fill_first { (1..=4).collect() } else { (2..=4).collect() };
+        let expected: Vec<_> = if fill_first { (1..=5).collect() } else { (2..=5).collect() };
         assert_eq!(world.positions().await, expected);
         assert_eq!(world.query("").await.unwrap().count(), Some(expected.len()));
     }
