@@ -20,7 +20,7 @@ pub(crate) struct Machine {
     mhz: String,
     /// Memory in GiB, rounded.
     memory_gib: u64,
-    /// The kernel's release.
+    /// The kernel's version, without what its builder added.
     kernel: String,
     /// The file system that the servers' data folders are on.
     file_system: String,
@@ -48,7 +48,12 @@ impl Machine {
             cpu: field("model name"),
             mhz: field("cpu MHz"),
             memory_gib: (memory.parse::<u64>().unwrap_or(0) + (1 << 19)) >> 20,
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel: read("/proc/sys/kernel/osrelease")
+                .trim()
+                .split('-')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             file_system,
             device,
             load: read("/proc/loadavg").split_whitespace().next().unwrap_or_default().to_owned(),
