@@ -184,9 +184,9 @@ pub fn numbers(range: impl IntoIterator<Item = usize>) -> Vec<String> {
 /// Tries until something holds.
 ///
 /// # Panics
-/// When it does not within ten seconds.
+/// When it does not within a minute, which a busy disk may need.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = look().await {
             return found;

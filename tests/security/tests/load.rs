@@ -205,7 +205,7 @@ async fn a_stop_tells_every_session_and_loses_no_offline_message() {
     romeo.drain().await.unwrap();
     server.signal(Signal::SIGTERM).unwrap();
     romeo.raw().expect_stream_error("system-shutdown").await.unwrap();
-    assert!(server.wait_for_exit(Duration::from_secs(10)).unwrap().success());
+    assert!(server.wait_for_exit(Duration::from_secs(60)).unwrap().success());
     let account = server.account("juliet").clone();
     let (mut config, folder) = server.stop().unwrap();
     // They are in the folder already.
