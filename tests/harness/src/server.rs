@@ -27,7 +27,7 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a server may take to end after SIGTERM.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// How long memory and file descriptors may take to settle after the last client left.
-const SETTLE: Duration = Duration::from_secs(30);
+const SETTLE: Duration = Duration::from_secs(5);
 /// How much resident memory may grow over the baseline (SECURITY.md, header).
 const MAX_GROWTH: u64 = 32 << 20;
 

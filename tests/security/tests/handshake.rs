@@ -55,7 +55,7 @@ async fn read_tcp_to_end(wire: &waystation_harness::wire::Wire) -> Vec<u8> {
             all.extend_from_slice(&chunk[..n]);
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), reading).await.expect("the server closes the connection");
+    tokio::time::timeout(Duration::from_secs(10), reading).await.expect("the server closes the connection");
     all
 }
 

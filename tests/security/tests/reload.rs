@@ -130,7 +130,7 @@ async fn t11_certificates_rotate_under_100_live_sessions() {
     // The signal does the same as the command.
     files.put(&first);
     world.server.signal(Signal::SIGHUP).unwrap();
-    world.server.wait_for_log("certificates read anew", Duration::from_secs(60)).unwrap();
+    world.server.wait_for_log("certificates read anew", Duration::from_secs(10)).unwrap();
     assert_eq!(shown(&world).await, old);
     all_answer(&mut sessions, "after the signal").await;
 
