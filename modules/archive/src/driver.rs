@@ -20,8 +20,9 @@ type Reply<T> = Sender<Result<T, StorageError>>;
 
 /// A call that waits for the driver.
 pub(crate) enum Job {
-    /// Adds messages; answered with what has to be waited for.
-    Add { messages: Vec<Archived>, reply: Reply<Waits> },
+    /// Adds messages, unless something failed since the generation in which they were handed over;
+    /// answered with what has to be waited for.
+    Add { generation: u64, messages: Vec<Archived>, reply: Reply<Waits> },
     /// Tells what is known.
     Look { reply: Reply<Look> },
     /// Stores preferences.
@@ -70,8 +71,8 @@ pub(crate) async fn drive(archives: Arc<Archives>, account: Arc<Account>) {
         }
         // A caller that no longer waits needs no answer.
         match job {
-            Job::Add { messages, reply } => {
-                let _ = reply.send(archives.add_looking(&account, messages).await);
+            Job::Add { generation, messages, reply } => {
+                let _ = reply.send(archives.add_looking(&account, generation, messages).await);
             }
             Job::Look { reply } => {
                 let looked = archives.load(&account).await;

@@ -22,6 +22,7 @@ impl Archives {
     pub(crate) async fn add_looking(
         self: &Arc<Self>,
         account: &Arc<Account>,
+        generation: u64,
         messages: Vec<Archived>,
     ) -> Result<Waits, StorageError> {
         let known = self.load(account).await?;
@@ -40,6 +41,7 @@ impl Archives {
         let pending = loop {
             self.load(account).await?;
             let mut slot = account.lock();
+            slot.check(generation)?;
             if slot.known.is_some() {
                 break self.gather(account, &mut slot, &fresh)?;
             }

@@ -127,14 +127,24 @@ impl Slot {
         self.failure = failure;
     }
 
-    /// Why nothing can be added now: who hands messages over may not know yet that earlier ones
+    /// Whether more can be added: who hands messages over may not know yet that earlier ones
     /// failed, which come first.
-    fn refusal(&mut self) -> Option<StorageError> {
+    fn admit(&mut self) -> Result<(), StorageError> {
         if self.earlier.as_ref().is_some_and(|earlier| Arc::strong_count(earlier) > 1) {
-            return Some(self.failure.clone().unwrap_or(StorageError::Closed));
+            return Err(self.why());
         }
         self.earlier = None;
-        None
+        Ok(())
+    }
+
+    /// Fails when anything did since a generation.
+    pub(crate) fn check(&self, generation: u64) -> Result<(), StorageError> {
+        if self.generation == generation { Ok(()) } else { Err(self.why()) }
+    }
+
+    /// What failed last.
+    fn why(&self) -> StorageError {
+        self.failure.clone().unwrap_or(StorageError::Closed)
     }
 
     /// True when something that failed was not handed over again.
@@ -314,15 +324,20 @@ impl Archive for Seam {
         let (call, added) = {
             let mut slot = account.lock();
             slot.handed = slot.handed.max(messages.last().map_or(0, |last| last.id.0));
-            if let Some(error) = slot.refusal() {
+            if let Err(error) = slot.admit() {
                 return Box::pin(async { Err(error) });
             }
+            let generation = slot.generation;
             let newest = slot.known.as_ref().map(|known| known.state.newest);
             let is_fresh = |newest| messages.first().is_none_or(|first| first.id.0 > newest);
             let added = if !slot.driving && newest.is_some_and(is_fresh) {
                 Added::Pending(self.0.gather(&account, &mut slot, &messages))
             } else {
-                Added::Asked(self.0.push(&account, &mut slot, |reply| Job::Add { messages, reply }))
+                Added::Asked(self.0.push(&account, &mut slot, |reply| Job::Add {
+                    generation,
+                    messages,
+                    reply,
+                }))
             };
             (slot.calls.clone(), added)
         };

@@ -175,6 +175,27 @@ async fn a_failed_commit_is_told_and_nothing_behind_it_takes_effect() {
     }
 }
 
+/// What waited for the driver when something before it failed would else be taken, and the gap
+/// in front of it be seen.
+#[tokio::test]
+async fn what_waits_behind_a_late_message_fails_with_what_came_before_it() {
+    let world = world();
+    world.fill([5]).await;
+    world.storage.hold();
+    world.storage.fail_commits(0, 1);
+    let adds: Vec<_> = [6, 3, 7].map(|n| world.archive().add(jid(JULIET), vec![plain(n)])).into();
+    tokio::task::yield_now().await;
+    world.storage.release();
+    let mut outcomes = Vec::new();
+    for add in adds {
+        outcomes.push(add.await);
+    }
+    assert!(outcomes[0].is_err() && outcomes[2].is_err(), "{outcomes:?}");
+    assert_eq!(world.newest().await, Some(5));
+    world.fill([3, 6, 7]).await;
+    assert_eq!(world.positions().await, [3, 5, 6, 7]);
+}
+
 #[tokio::test]
 async fn a_large_add_that_fails_in_the_middle_keeps_a_beginning() {
     let world = world();
