@@ -1,0 +1,21 @@
+//! The seam between web transports and client streams.
+//!
+//! What must hold: a web transport speaks to the server as a client on a byte stream does, over
+//! an in-process connection; so whatever holds for clients over TCP holds for its clients.
+
+use waystation_core::Jid;
+use waystation_transport::DetachedConnection;
+
+/// Where web transports hand over the server's side of their connections.
+pub trait Streams: Send + Sync + 'static {
+    /// A client's stream, from its first header on: it negotiates, authenticates and binds as a
+    /// client over TCP does. There is no STARTTLS and no channel binding on it.
+    fn accept(&self, connection: DetachedConnection);
+
+    /// The stream of a client that has proven before that it is `account`: a bare JID. What comes
+    /// first on it is the stream header that follows authentication, then bind or resumption.
+    fn accept_authenticated(&self, connection: DetachedConnection, account: &Jid);
+
+    /// True if the domain is served here.
+    fn serves(&self, domain: &str) -> bool;
+}
