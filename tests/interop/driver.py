@@ -36,6 +36,9 @@ class Failure(Exception):
 class Agent:
     """One client program and what it has reported."""
 
+    # How long it waits for an event.
+    patience = PATIENCE
+
     def __init__(self, kind, account, resource, server, security, managed=False):
         self.kind = kind
         self.account = account
@@ -90,7 +93,7 @@ class Agent:
         def fits(seen):
             return seen["event"] == event and all(seen.get(key) == value for key, value in fields.items())
 
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         while True:
             for index, seen in enumerate(self.seen):
                 if fits(seen):
@@ -132,13 +135,15 @@ class Agent:
 class Server:
     """The server under test: started here, or one that `--at` describes."""
 
-    def __init__(self, options, users, folder):
+    def __init__(self, options, users, folder, settings=()):
+        """`settings` are further keys of ours, as KEY=TOML."""
         self.process = None
         if options.at:
             self.info = json.loads(Path(options.at).read_text())
         else:
             program = Path(options.testserver or built("waystation-testserver"))
             command = [program, "--server", options.server, "--tls-required", "--users", ",".join(users)]
+            command += [part for setting in settings for part in ("--set", setting)]
             self.process = subprocess.Popen(
                 [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )

@@ -1,7 +1,7 @@
 //! Starts a server for tests that are not written in Rust, and keeps it until standard input ends.
 //!
-//! One line of JSON on standard output says where it listens and which accounts
-//! it has. The line `kill` on standard input kills the server as a crash would, `start`
+//! One line of JSON on standard output says where it listens, which accounts it has
+//! and where its log is. The line `kill` on standard input kills the server as a crash would, `start`
 //! starts it again on the same ports and the same data; each is answered by a line.
 //! At the end the same is asserted as after a Rust test: a leak, a panic
 //! or an unclean exit is a failure of this program.
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Where it listens and which accounts it has.
+/// Where it listens, which accounts it has, and where its log is.
 fn describe(server: &Server) -> Value {
     let at = server.endpoint();
     let accounts: serde_json::Map<String, Value> = server
@@ -82,6 +82,7 @@ fn describe(server: &Server) -> Value {
     json!({
         "server": server.config().kind.name(), "pid": server.pid(), "host": at.host,
         "c2s": at.c2s.to_string(), "c2s_tls": at.c2s_tls.to_string(), "accounts": accounts,
+        "log": server.folder().join("server.log"),
     })
 }
 
