@@ -125,7 +125,20 @@ class Numbers:
             if any(message["body"] != firsts[message["id"]] for message in messages if message.get("id")):
                 raise Failure(f"two messages to {recipient.kind} have the same stanza id")
             copies += len(messages) - len(bodies)
+            if recipient.kind == "converse":
+                self.check_shown(recipient)
         return copies
+
+    def check_shown(self, page):
+        """Asserts that Converse shows each message once, whatever came again.
+
+        Its order is Converse's own, by the times of messages; those of what was delayed are in seconds.
+        """
+        _, contact = self.ways[0]
+        page.do("shown", of=contact.account["jid"])
+        shown = page.expect("shown")["bodies"].split()
+        if sorted(map(int, shown)) != list(range(self.sent)):
+            raise Failure(f"of 0 to {self.sent - 1} Converse shows {' '.join(shown)}")
 
 
 def again(page, transport):
@@ -192,6 +205,74 @@ def server_killed(run, client, transport, users):
         return f"{2 * numbers.sent} messages, {copies} came again as copies"
 
 
+@contextlib.contextmanager
+def way_to_page(server, transport):
+    """The chat page's origin; for BOSH behind a proxy that knows no WebSocket, after which Converse tries BOSH."""
+    if transport == "WebSocket":
+        yield f"http://127.0.0.1:{server.http}"
+        return
+    proxy = Proxy(server.http, bars=b"GET /xmpp-websocket")
+    try:
+        yield f"http://127.0.0.1:{proxy.address}"
+        if not proxy.barred:
+            raise Failure("the page did not try WebSocket first")
+    finally:
+        proxy.end()
+
+
+def chat_page(run, transport, users):
+    """What a person does on the chat page of the server: logs in, takes a contact, reads and writes."""
+    me, friend = (run.server.accounts[user] for user in users)
+    contact = Agent("slixmpp", friend, "desk", run.server, "starttls")
+    try:
+        contact.do("presence")
+        with way_to_page(run.server, transport) as base, run.page() as page:
+            page.open(f"{base}/")
+            page.type('converse-login-form input[name="jid"]', me["jid"])
+            page.type('converse-login-form input[name="password"]', me["password"])
+            page.click('converse-login-form [type="submit"]')
+
+            contact.do("subscribe", to=me["jid"])
+            page.click(".requesting-xmpp-contact .contact-actions button")
+            page.click(".requesting-xmpp-contact .accept-xmpp-request")
+            page.click('.modal.show form [type="submit"]')
+            contact.expect("roster", jid=me["jid"], subscription="to")
+
+            greeting, answer = "Hello <b>from TCP</b> & co ☕", "Hello <i>from the page</i> & co 😀"
+            contact.do("message", to=me["jid"], body=greeting)
+            page.click(f'.open-chat[data-jid="{friend["jid"]}"]')
+            page.shows(".chat-msg__text", greeting)
+            page.type(".chat-textarea", answer)
+            page.enter()
+            message = contact.expect("message", body=answer)
+            page.shows(".chat-msg__text", answer)
+            picture = run.picture(page)
+
+            if not message["sender"].startswith(f"{me['jid']}/"):
+                raise Failure(f"the answer came from {message['sender']}")
+            check_page(page, base, transport)
+            return picture
+    finally:
+        contact.end()
+
+
+def check_page(page, base, transport):
+    """Asserts that the page went nowhere but to its own server, over this transport, and complained of nothing."""
+    sockets = base.replace("http:", "ws:")
+    foreign = [url for url in page.requests if not url.startswith((f"{base}/", f"{sockets}/", "data:", "blob:"))]
+    if foreign:
+        raise Failure(f"the page asked other servers: {' '.join(foreign)}")
+    used = "BOSH" if f"{base}/http-bind" in page.requests else "WebSocket"
+    if used != transport:
+        raise Failure(f"the page used {used}")
+    complaints = page.complaints
+    if transport == "BOSH":
+        # That WebSocket does not work is what the case is about.
+        complaints = [line for line in complaints if "websocket" not in line.lower()]
+    if complaints:
+        raise Failure("the page complains:\n    " + "\n    ".join(complaints))
+
+
 def plan():
     """All cases: (name, what it needs of the server or None, function of the run); and the accounts they use."""
     cases, users = [], []
@@ -206,4 +287,6 @@ def plan():
             case(f"{title} over {transport}: a conversation", None, conversation, client, transport)
             case(f"{title} over {transport}: the network drops", None, network_drops, client, transport)
             case(f"{title} over {transport}: the server is killed", "survives", server_killed, client, transport)
+    for transport in TRANSPORTS:
+        case(f"Chat page over {transport}", "serves_page", chat_page, transport)
     return cases, users

@@ -150,7 +150,7 @@ class Page:
         target = browser.call("Target.createTarget", url="about:blank", browserContextId=self.context)["targetId"]
         self.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         browser.pages[self.session] = self
-        for domain in ("Runtime", "Log", "Network", "Page"):
+        for domain in ("Runtime", "Log", "Network", "Page", "Audits"):
             self.call(f"{domain}.enable")
         self.call("Runtime.addBinding", name="emit")
 
@@ -173,6 +173,8 @@ class Page:
             case "Log.entryAdded":
                 entry = params["entry"]
                 self._note(entry["level"], f"[{entry['source']}] {entry['text']} {entry.get('url', '')}")
+            case "Audits.issueAdded" if params["issue"]["code"] == "ContentSecurityPolicyIssue":
+                self._note("error", f"[policy] {json.dumps(params['issue']['details'])}")
             case "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
             case "Network.webSocketCreated":
@@ -192,6 +194,12 @@ class Page:
         if "errorText" in answer:
             raise Failure(f"{url}: {answer['errorText']}")
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'", f"{url} to load")
+
+    def shows(self, selector, text):
+        """Waits until an element with exactly this text can be seen."""
+        elements = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        fits = f"element.innerText.trim() === {json.dumps(text)} && element.getClientRects().length"
+        self.until(f"{elements}.some((element) => {fits})", f"{text!r} in {selector}")
 
     def evaluate(self, expression):
         """The value of an expression; of a promise, what it comes to."""
@@ -223,8 +231,12 @@ class Page:
         return self.until(found, what or f"an element {selector}", patience)
 
     def click(self, selector):
-        """Clicks in the middle of an element, as a mouse does."""
-        x, y = self.element(selector)
+        """Clicks in the middle of an element that has come to rest, as a mouse does."""
+        before, at = None, self.element(selector)
+        while before != at:
+            time.sleep(LOOK)
+            before, at = at, self.element(selector)
+        x, y = at
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

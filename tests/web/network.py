@@ -43,10 +43,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 class Proxy:
-    """Passes TCP connections on to a port; `cut` ends them all, as a network does that goes away."""
+    """Passes TCP connections on to a port; `cut` ends them all, as a network does that goes away.
 
-    def __init__(self, port):
+    With `bars`, it ends each connection whose client sends bytes that begin so, as proxies do that know no WebSocket.
+    """
+
+    def __init__(self, port, bars=None):
         self.port = port
+        self.bars = bars
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()[1]
         self.selector = selectors.DefaultSelector()
@@ -54,9 +58,10 @@ class Proxy:
         # Each socket with its other half.
         self.pairs = {}
         self.up = True
-        # Connections that were cut, and those that were tried in vain.
+        # Connections that were cut, those that were tried in vain meanwhile, and those that were barred.
         self.cuts = 0
         self.refused = 0
+        self.barred = 0
         self.ended = False
         self.wake, waker = socket.socketpair()
         self.waker = waker
@@ -97,7 +102,9 @@ class Proxy:
     def _pass(self, one):
         try:
             data = one.recv(1 << 16)
-            if data:
+            if self.bars and data.startswith(self.bars):
+                self.barred += 1
+            elif data:
                 self.pairs[one].sendall(data)
                 return
         except OSError:

@@ -107,13 +107,11 @@ carry({
     if (begun && !online) held.push([to, body]);
     else return (sending = sending.then(() => send(to, body)));
   },
-  /** What the chat shows of a contact's messages, in its order. */
+  // What the chat shows of a contact's messages, in its order.
   async shown({ of }) {
     const chat = await api.chats.open(of);
-    for (const message of chat.messages) {
-      if (message.get("sender") === "them") report("shown", { body: message.get("body") });
-    }
-    report("shown", { body: "" });
+    const theirs = chat.messages.filter((message) => message.get("sender") === "them");
+    report("shown", { bodies: theirs.map((message) => message.get("body")).join(" ") });
   },
   async quit() {
     leaving = true;
