@@ -48,10 +48,12 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Result<Element, BodyError> 
                 }
                 body = Some(frame.element()?);
             }
-            Event::NeedMore if framer.is_mid_stanza() => return Err(XmlError::NotWellFormed.into()),
             Event::NeedMore => break,
             Event::Open(_) | Event::Close => return Err(XmlError::NotWellFormed.into()),
         }
+    }
+    if framer.is_mid_stanza() {
+        return Err(XmlError::NotWellFormed.into());
     }
     let mut body = body.ok_or(BodyError::Format("there is no element"))?;
     let text = |node: &Node| matches!(node, Node::Text(text) if !text.trim_ascii().is_empty());
@@ -81,7 +83,8 @@ fn after_declaration(input: &[u8]) -> Result<&[u8], XmlError> {
     while !rest.is_empty() {
         let (name, after) = rest.split_once('=').ok_or(XmlError::NotWellFormed)?;
         let after = after.trim_ascii_start();
-        let quote = after.chars().next().filter(|q| matches!(q, '\'' | '"')).ok_or(XmlError::NotWellFormed)?;
+        let quote =
+            after.chars().next().filter(|q| matches!(q, '\'' | '"')).ok_or(XmlError::NotWellFormed)?;
         let (value, next) = after[1..].split_once(quote).ok_or(XmlError::NotWellFormed)?;
         let name = name.trim_ascii();
         if !expected.any(|known| *known == name) {

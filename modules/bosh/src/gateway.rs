@@ -28,10 +28,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, select};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
-use waystation_core::Jid;
 use waystation_core::xml::Element;
 use waystation_transport::{AddressSlot, PipeEnd, pipe};
 
@@ -78,7 +76,7 @@ pub(crate) struct Gateway {
 }
 
 enum Wake {
-    Mail(Option<Mail>),
+    Mail(Option<Box<Mail>>),
     Input(Vec<u8>),
     StreamGone,
     Tick,
@@ -125,7 +123,9 @@ impl Gateway {
     ) {
         let record = match Record::load(&*shared.storage, &hash, Instant::now()).await {
             Ok(Some(record)) => record,
-            Ok(None) => return shared.forget(&hash, mail, &refusal(false, Some(Condition::ItemNotFound))).await,
+            Ok(None) => {
+                return shared.forget(&hash, mail, &refusal(false, Some(Condition::ItemNotFound))).await;
+            }
             Err(error) => {
                 tracing::error!(%error, "a BOSH session cannot be read");
                 return shared.forget(&hash, mail, &Response::Retry).await;
@@ -213,7 +213,7 @@ impl Gateway {
                 return self.finish(over).await;
             }
             match self.next().await {
-                Wake::Mail(Some(mail)) => self.mail(mail),
+                Wake::Mail(Some(mail)) => self.mail(*mail),
                 // Nobody can reach this session any more.
                 Wake::Mail(None) => self.session.suspend(),
                 Wake::Input(input) => {
@@ -273,7 +273,7 @@ impl Gateway {
             }
         };
         tokio::select! {
-            mail = mail.recv() => Wake::Mail(mail),
+            mail = mail.recv() => Wake::Mail(mail.map(Box::new)),
             input = stream => input.map_or(Wake::StreamGone, Wake::Input),
             () = tick => Wake::Tick,
         }
@@ -385,9 +385,7 @@ impl Gateway {
         }
         let response = match over {
             Over::Suspended => Response::Retry,
-            Over::Ended | Over::Lost => {
-                refusal(self.session.terms().legacy, Some(Condition::ItemNotFound))
-            }
+            Over::Ended | Over::Lost => refusal(self.session.terms().legacy, Some(Condition::ItemNotFound)),
         };
         self.shared.forget(&self.hash, self.mail, &response).await;
     }
@@ -400,12 +398,15 @@ fn unconfirmed(record: &Record) -> std::collections::VecDeque<(u64, upstream::Id
         if answered.got <= record.snapshot.confirmed {
             continue;
         }
-        let Ok(body) = body::parse(&answered.body, waystation_core::xml::Limits {
-            max_stanza_bytes: usize::MAX,
-            max_depth: usize::MAX,
-            max_elements: usize::MAX,
-            max_attributes: usize::MAX,
-        }) else {
+        let Ok(body) = body::parse(
+            &answered.body,
+            waystation_core::xml::Limits {
+                max_stanza_bytes: usize::MAX,
+                max_depth: usize::MAX,
+                max_elements: usize::MAX,
+                max_attributes: usize::MAX,
+            },
+        ) else {
             continue;
         };
         let stanzas: Vec<&Element> =

@@ -85,7 +85,9 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest, payload: web::Payload
         Err(error) => {
             tracing::debug!(peer = %info.peer, %error, "a BOSH request was refused");
             let condition = match error {
-                BodyError::Xml(error) if error.condition() == "policy-violation" => Condition::PolicyViolation,
+                BodyError::Xml(error) if error.condition() == "policy-violation" => {
+                    Condition::PolicyViolation
+                }
                 _ => Condition::BadRequest,
             };
             return refused(StatusCode::BAD_REQUEST, condition);
@@ -93,7 +95,7 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest, payload: web::Payload
     };
     drop(input);
     let (response, content) = shared.request(&body, info).await;
-    write(response, content)
+    write(response, content.as_deref())
 }
 
 /// The client of a server that says nothing of its clients.
@@ -122,10 +124,10 @@ fn refused(status: StatusCode, condition: Condition) -> HttpResponse {
     safe(&mut HttpResponse::build(status)).content_type(CONTENT_TYPE).body(body)
 }
 
-fn write(response: Response, content: Option<String>) -> HttpResponse {
+fn write(response: Response, content: Option<&str>) -> HttpResponse {
     match response {
         Response::Body(body) => {
-            let content = content.as_deref().unwrap_or(CONTENT_TYPE);
+            let content = content.unwrap_or(CONTENT_TYPE);
             let content = HeaderValue::from_str(content).unwrap_or(HeaderValue::from_static(CONTENT_TYPE));
             safe(&mut HttpResponse::Ok()).insert_header((header::CONTENT_TYPE, content)).body(body)
         }
@@ -145,5 +147,8 @@ fn safe(builder: &mut HttpResponseBuilder) -> &mut HttpResponseBuilder {
     builder
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox; frame-ancestors 'none'"))
+        .insert_header((
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; sandbox; frame-ancestors 'none'",
+        ))
 }

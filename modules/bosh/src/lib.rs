@@ -31,11 +31,7 @@ use crate::registry::Shared;
 
 /// What is implemented, and the versions of the texts.
 pub const SPECS: [Spec; 2] = [
-    Spec {
-        id: "XEP-0124",
-        version: "1.11",
-        title: "Bidirectional-streams Over Synchronous HTTP (BOSH)",
-    },
+    Spec { id: "XEP-0124", version: "1.11", title: "Bidirectional-streams Over Synchronous HTTP (BOSH)" },
     Spec { id: "XEP-0206", version: "1.4", title: "XMPP Over BOSH" },
 ];
 

@@ -143,7 +143,11 @@ impl Record {
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] for one that cannot be read, or those of the store.
-    pub(crate) async fn load(storage: &dyn Storage, hash: &SidHash, now: Instant) -> Result<Option<Self>, StorageError> {
+    pub(crate) async fn load(
+        storage: &dyn Storage,
+        hash: &SidHash,
+        now: Instant,
+    ) -> Result<Option<Self>, StorageError> {
         let Some(head) = storage.get(SPACE, hash.to_vec().into()).await? else { return Ok(None) };
         let damaged = || StorageError::Corrupt("a BOSH session".into());
         let head = Element::parse(&head, "").map_err(|_| damaged())?;
@@ -223,12 +227,12 @@ impl Record {
 /// # Errors
 /// Those of the store.
 pub(crate) async fn sweep(storage: &dyn Storage) -> Result<usize, StorageError> {
-    let (mut removed, mut after) = (0, None);
+    let (mut removed, mut after) = (0, None::<Bytes>);
     let mut doomed: Option<Bytes> = None;
     loop {
         let mut range = ScanRange::prefix(Bytes::new(), PAGE);
         if let Some(last) = after {
-            range = range.after::<Bytes>(last);
+            range = range.after(last);
         }
         let rows = storage.scan(SPACE, range).await?;
         let Some((last, _)) = rows.last() else { return Ok(removed) };

@@ -47,8 +47,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(streams: Arc<dyn Streams>, storage: Arc<dyn Storage>, settings: Settings) -> Self {
-        let limits =
-            AddressLimits { connections: settings.sessions_per_address, ..AddressLimits::unlimited() };
+        let limits = AddressLimits {
+            connections: settings.sessions_per_address,
+            tracked: settings.max_sessions,
+            ..AddressLimits::unlimited()
+        };
         Self {
             streams,
             storage,
@@ -111,7 +114,11 @@ impl Shared {
     }
 
     /// Answers a request: with what its session says, or as one that has none.
-    pub(crate) async fn request(self: &Arc<Self>, body: &Element, info: ClientInfo) -> (Response, Option<String>) {
+    pub(crate) async fn request(
+        self: &Arc<Self>,
+        body: &Element,
+        info: ClientInfo,
+    ) -> (Response, Option<String>) {
         // 17.1: a client that gives no version when it wants a session is a legacy one.
         let legacy = body.attr("sid").is_none() && body.attr("ver").is_none();
         let request = match Request::read(body) {

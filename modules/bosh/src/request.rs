@@ -175,7 +175,8 @@ fn content_type(text: &str) -> Option<String> {
         return None;
     }
     let mut parts = text.split(';');
-    let token = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
+    let token =
+        |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
     let (kind, subtype) = parts.next()?.trim_ascii().split_once('/')?;
     if !token(kind) || !token(subtype) {
         return None;
@@ -206,7 +207,6 @@ fn boolean(text: &str) -> Option<bool> {
         _ => None,
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -277,11 +277,20 @@ mod tests {
 
     #[test]
     fn xep_0124_7_1_content_becomes_a_header_only_if_it_is_one() {
-        for good in ["text/html", "text/html; charset=utf-8", "text/xml;charset=\"UTF-8\"", "application/xml"] {
+        for good in ["text/html", "text/html; charset=utf-8", "text/xml;charset=\"UTF-8\"", "application/xml"]
+        {
             let wishes = Wishes::read(&body(&format!("content='{good}'"))).unwrap();
             assert_eq!(wishes.content.as_deref(), Some(good));
         }
-        for wrong in ["html", "/", "text/", "text/html; charset=iso-8859-1", "text/html;x", "a/b&#13;&#10;X: y", "té/x"] {
+        for wrong in [
+            "html",
+            "/",
+            "text/",
+            "text/html; charset=iso-8859-1",
+            "text/html;x",
+            "a/b&#13;&#10;X: y",
+            "té/x",
+        ] {
             assert!(Wishes::read(&body(&format!("content='{wrong}'"))).is_err(), "{wrong}");
         }
     }

@@ -6,70 +6,34 @@
 //! a repeated request gets the very response that the first one got; everything that is kept is
 //! bounded by the number of requests that the client may make at once.
 
+mod answer;
+mod terms;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use waystation_core::xml::Element;
 
-use crate::body::{NS_XBOSH, Payload, Wrapper};
+use crate::body::{Payload, Wrapper};
 use crate::keys::{self, Key};
 use crate::request::{Condition, Purpose, Request};
+use answer::MAX_RESPONSE;
+pub(crate) use terms::{Response, Terms, VERSION, creation, refusal};
 
 /// How often a request may be repeated (14.3).
 const MAX_REPEATS: u32 = 20;
-/// Bytes of payloads in one response, of which one may exceed this alone.
-const MAX_RESPONSE: usize = 128 * 1024;
-/// How long the response that creates a session waits for stream features, when the client
-/// wants no waiting: XEP-0206 4 has them in it where possible, and they are almost there.
-const FEATURES: Duration = Duration::from_millis(500);
 /// After this time a response that the client does not acknowledge is reported (9.2).
 const REPORT_AFTER: Duration = Duration::from_secs(2);
-/// Versions of the protocol (7.1).
-pub(crate) const VERSION: (u32, u32) = (1, 11);
-
-/// What was agreed on when the session was created (7).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) wait: Duration,
-    pub(crate) hold: usize,
-    /// Requests that the client may make at once.
-    pub(crate) requests: usize,
-    pub(crate) inactivity: Duration,
-    /// Shortest time between polls.
-    pub(crate) polling: Duration,
-    pub(crate) max_pause: Duration,
-    /// The client acknowledges responses (9.2).
-    pub(crate) acks: bool,
-    /// It named no version: it gets HTTP errors (17.1).
-    pub(crate) legacy: bool,
-    pub(crate) version: (u32, u32),
-}
-
-impl Terms {
-    /// True for a session in which nothing is held (12).
-    pub(crate) fn is_polling(&self) -> bool {
-        self.hold == 0 || self.wait.is_zero()
-    }
-}
-
-/// What a request is answered with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Response {
-    /// A wrapper.
-    Body(Bytes),
-    /// An HTTP error, for a legacy client (17.1).
-    Status(u16),
-    /// Nothing that counts as a response: the client has to repeat the request.
-    Retry,
-}
-
 /// What has to be done for the client on its stream.
 #[derive(Debug)]
 pub(crate) enum Forward {
     Payload(Element),
     /// A new stream (XEP-0206 5).
-    Restart { to: Option<String>, lang: Option<String> },
+    Restart {
+        to: Option<String>,
+        lang: Option<String>,
+    },
     /// All of this request has been forwarded: [`Session::forwarded`] is to be told.
     End(u64),
     /// The client ends the session.
@@ -183,7 +147,13 @@ pub(crate) struct Session<T> {
 
 impl<T> Session<T> {
     /// Creates a session (7). `creation` is what its response says of it.
-    pub(crate) fn create(terms: Terms, request: &Request, creation: Wrapper, ticket: T, now: Instant) -> Result<Self, (T, Condition)> {
+    pub(crate) fn create(
+        terms: Terms,
+        request: &Request,
+        creation: Wrapper,
+        ticket: T,
+        now: Instant,
+    ) -> Result<Self, (T, Condition)> {
         let Ok(next_key) = keys::accept(None, request.key.as_deref(), request.new_key.as_deref()) else {
             return Err((ticket, Condition::ItemNotFound));
         };
@@ -210,7 +180,12 @@ impl<T> Session<T> {
     }
 
     /// A session that goes on after a restart of the server.
-    pub(crate) fn revive(terms: Terms, snapshot: Snapshot, answered: VecDeque<Answered>, now: Instant) -> Self {
+    pub(crate) fn revive(
+        terms: Terms,
+        snapshot: Snapshot,
+        answered: VecDeque<Answered>,
+        now: Instant,
+    ) -> Self {
         Self::new(terms, snapshot, answered, now)
     }
 
@@ -345,11 +320,13 @@ impl<T> Session<T> {
     /// Carries out a request whose turn it is.
     fn take(&mut self, request: Request, ticket: T, now: Instant, repeats: u32) {
         let Request { rid, purpose, .. } = request;
-        let keys = keys::accept(self.expected_key.as_ref(), request.key.as_deref(), request.new_key.as_deref());
+        let keys =
+            keys::accept(self.expected_key.as_ref(), request.key.as_deref(), request.new_key.as_deref());
         // 15.4; 16: no stream has a name here.
-        let Ok(next_key) = keys.map_err(drop).and_then(|key| {
-            if request.stream && !request.payloads.is_empty() { Err(()) } else { Ok(key) }
-        }) else {
+        let Ok(next_key) = keys
+            .map_err(drop)
+            .and_then(|key| if request.stream && !request.payloads.is_empty() { Err(()) } else { Ok(key) })
+        else {
             return self.fail(Condition::ItemNotFound, ticket);
         };
         if let Purpose::Pause(seconds) = purpose
@@ -403,7 +380,7 @@ impl<T> Session<T> {
             match request.ack {
                 Some(ack) => {
                     known = known.max(ack.min(last));
-                    missing = self.answered.iter().find(|answered| answered.rid == ack + 1);
+                    missing = self.answered.iter().find(|answered| answered.rid == ack.saturating_add(1));
                 }
                 None if self.pending.is_empty() => known = known.max(last),
                 None => {}
@@ -421,7 +398,8 @@ impl<T> Session<T> {
     }
 
     fn confirm(&mut self, rid: u64) {
-        let got = self.answered.iter().rev().find(|answered| answered.rid <= rid).map(|answered| answered.got);
+        let got =
+            self.answered.iter().rev().find(|answered| answered.rid <= rid).map(|answered| answered.got);
         self.snapshot.confirmed = self.snapshot.confirmed.max(got.unwrap_or(0));
         // 14.3: as many as may be asked for are kept, and one of a pause or an end besides.
         while self.answered.len() > self.terms.requests + 1
@@ -517,190 +495,7 @@ impl<T> Session<T> {
         }
         self.over = Some(Over::Suspended);
     }
-
-    /// Answers what is to be answered by now.
-    pub(crate) fn pump(&mut self, now: Instant) {
-        while self.over.is_none() && self.farewell.is_none() && self.is_due(now) {
-            self.answer(now);
-        }
-        if self.over.is_some() {
-            return;
-        }
-        if self.farewell.is_some() && !self.pending.is_empty() {
-            return self.say_farewell();
-        }
-        if self.idle_until().is_some_and(|until| until <= now) {
-            // 10: without informing the client.
-            self.end(if self.farewell.is_some() { Over::Ended } else { Over::Lost });
-        }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        let Some(front) = self.pending.front() else { return false };
-        if self.closing || front.sent.is_none_or(|sent| sent > self.safe) {
-            return false;
-        }
-        let waits = if front.creation.is_some() { self.terms.wait.max(FEATURES) } else { self.terms.wait };
-        let pauses = self.pending.iter().any(|pending| matches!(pending.purpose, Purpose::Pause(_)));
-        let holds = if front.creation.is_some() { self.terms.hold.max(1) } else { self.terms.hold };
-        (!self.outbound.is_empty() && !matches!(front.purpose, Purpose::Pause(_)))
-            || self.pending.len() > holds
-            || pauses
-            || front.report.is_some()
-            || now.saturating_duration_since(front.since) >= waits
-    }
-
-    fn answer(&mut self, now: Instant) {
-        let Some(front) = self.pending.pop_front() else { return };
-        let mut wrapper = front.creation.unwrap_or_default();
-        // 9.1: all requests up to this one have been received.
-        if self.next - 1 != front.rid {
-            wrapper.attr("ack", &(self.next - 1).to_string());
-        }
-        if let Some((rid, at)) = front.report {
-            wrapper.attr("report", &rid.to_string());
-            let time = now.saturating_duration_since(at).as_millis().min(u128::from(u16::MAX));
-            wrapper.attr("time", &time.to_string());
-        }
-        let mut bytes = 0;
-        let pause = match front.purpose {
-            Purpose::Pause(seconds) => Some(Duration::from_secs(seconds)),
-            _ => None,
-        };
-        while pause.is_none()
-            && let Some(payload) = self.outbound.front()
-            && (bytes == 0 || bytes + payload.bytes.len() <= MAX_RESPONSE)
-        {
-            bytes += payload.bytes.len();
-            self.snapshot.got = self.snapshot.got.max(payload.number);
-            wrapper.payload(payload);
-            self.outbound.pop_front();
-        }
-        self.outbound_bytes -= bytes;
-        let body = wrapper.finish();
-        self.snapshot.answered_rid = front.rid;
-        self.snapshot.sent = front.sent.unwrap_or(self.snapshot.sent);
-        self.snapshot.next_key = front.next_key;
-        if pause.is_some() {
-            self.snapshot.pause = pause;
-        }
-        self.answered.push_back(Answered {
-            rid: front.rid,
-            body: body.clone(),
-            key: front.key,
-            got: self.snapshot.got,
-            at: now,
-            empty: bytes == 0,
-            repeats: 0,
-        });
-        self.last_response = now;
-        self.changed = true;
-        self.responses.push((front.ticket, Response::Body(body)));
-    }
-
-    /// When [`pump`](Self::pump) has something to do next, if nothing else happens.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        let held = self.pending.front().filter(|_| !self.closing).and_then(|front| {
-            let wait = if front.creation.is_some() { self.terms.wait.max(FEATURES) } else { self.terms.wait };
-            // What is not safe is waited for without a limit.
-            front.sent.filter(|sent| *sent <= self.safe).map(|_| front.since + wait)
-        });
-        held.or_else(|| self.idle_until())
-    }
-
-    /// Until when the client may be silent (10); `None` while it waits for a response.
-    fn idle_until(&self) -> Option<Instant> {
-        let allowed = self.snapshot.pause.unwrap_or(self.terms.inactivity);
-        self.pending.is_empty().then_some(self.last_response + allowed)
-    }
-
-    /// The stream is gone, and there is a request to say so to (XEP-0206 6).
-    fn say_farewell(&mut self) {
-        let Some(end) = self.farewell.take() else { return };
-        let (condition, last) = match end {
-            StreamEnd::Error(error) => (Some(Condition::RemoteStreamError), Some(error)),
-            StreamEnd::Closed => (None, None),
-            StreamEnd::Lost => (Some(Condition::RemoteConnectionFailed), None),
-            StreamEnd::Internal => (Some(Condition::InternalServerError), None),
-        };
-        let mut wrapper = Wrapper::terminate(condition);
-        // Counted stanzas were not acknowledged, and go to another session: given to this one as
-        // well they would be there twice.
-        for payload in self.outbound.drain(..).filter(|payload| payload.number == 0).chain(last) {
-            wrapper.payload(&payload);
-        }
-        self.outbound_bytes = 0;
-        let mut first = Some(wrapper);
-        for pending in std::mem::take(&mut self.pending) {
-            let wrapper = first.take().unwrap_or_else(|| Wrapper::terminate(condition));
-            self.responses.push((pending.ticket, Response::Body(wrapper.finish())));
-        }
-        self.end(Over::Ended);
-    }
-
-    /// A request broke a rule: it is told which one, and the others that the session is over.
-    fn fail(&mut self, condition: Condition, ticket: T) {
-        for pending in std::mem::take(&mut self.pending) {
-            self.respond_with(pending.ticket, Some(Condition::OtherRequest));
-        }
-        self.respond_with(ticket, Some(condition));
-        self.end(Over::Ended);
-    }
-
-    /// Ends the session for a reason that lies with the server.
-    pub(crate) fn abort(&mut self) {
-        if self.over.is_none() {
-            self.responses.clear();
-            self.farewell = Some(StreamEnd::Internal);
-            self.outbound.clear();
-            if self.pending.is_empty() { self.end(Over::Ended) } else { self.say_farewell() }
-        }
-    }
-
-    fn respond_with(&mut self, ticket: T, condition: Option<Condition>) {
-        let response = refusal(self.terms.legacy, condition);
-        self.responses.push((ticket, response));
-    }
-
-    fn end(&mut self, over: Over) {
-        for (_, early) in std::mem::take(&mut self.early) {
-            let response = refusal(self.terms.legacy, Some(Condition::OtherRequest));
-            self.responses.push((early.ticket, response));
-        }
-        self.forwards.clear();
-        self.over = Some(over);
-    }
-}
-
-/// The end of a session, as the client understands it (17).
-pub(crate) fn refusal(legacy: bool, condition: Option<Condition>) -> Response {
-    match condition.and_then(Condition::legacy_status).filter(|_| legacy) {
-        Some(status) => Response::Status(status),
-        None => Response::Body(Wrapper::terminate(condition).finish()),
-    }
-}
-
-/// What the response to a session creation request says (7.2, XEP-0206 4).
-pub(crate) fn creation(terms: &Terms, sid: &str, host: &str, rid: u64) -> Wrapper {
-    let mut wrapper = Wrapper::default();
-    let mut number = |name, value: u64| wrapper.attr(name, &value.to_string());
-    number("wait", terms.wait.as_secs());
-    number("requests", terms.requests as u64);
-    number("polling", terms.polling.as_secs());
-    number("inactivity", terms.inactivity.as_secs());
-    number("maxpause", terms.max_pause.as_secs());
-    number("hold", terms.hold as u64);
-    number("ack", rid);
-    wrapper.attr("ver", &format!("{}.{}", terms.version.0, terms.version.1));
-    wrapper.attr("sid", sid);
-    wrapper.attr("from", host);
-    wrapper.attr("charsets", "UTF-8");
-    wrapper.attr("xmlns:xmpp", NS_XBOSH);
-    wrapper.attr("xmpp:version", "1.0");
-    wrapper.attr("xmpp:restartlogic", "true");
-    wrapper
 }
 
 #[cfg(test)]
-#[path = "session_tests.rs"]
 mod tests;

@@ -11,21 +11,24 @@
 //! the server sends once more although it is in a response that may be asked for again is known
 //! by its identity and left out.
 
+mod numbers;
+mod own;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use waystation_core::Jid;
 use waystation_core::xml::{Element, Event as XmlEvent, Frame, Framer, Limits, Ns, escape_attr};
 
 use crate::body::{NS_CLIENT, NS_STREAMS, Payload};
+pub(crate) use numbers::Identity;
+use numbers::Numbers;
 
 const NS_SM: &str = "urn:xmpp:sm:3";
 const NS_SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 const NS_BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 const NS_STANZAS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
-const NS_STANZA_ID: &str = "urn:xmpp:sid:0";
 const REQUEST: &[u8] = b"<r xmlns='urn:xmpp:sm:3'/>";
 
 /// What the server's stream brought.
@@ -47,29 +50,6 @@ pub(crate) enum Event {
     Garbled,
 }
 
-/// What a stanza is known by when it comes again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Identity {
-    /// XEP-0359, given by the account.
-    Id(String),
-    /// All of it.
-    Hash([u8; 32]),
-}
-
-impl Identity {
-    /// The identity of a stanza for a session of `account`.
-    pub(crate) fn of(stanza: &Element, account: &Jid) -> Self {
-        let id = stanza
-            .children()
-            .filter(|child| child.is("stanza-id", NS_STANZA_ID) && child.attr("by") == Some(account.bare_str()))
-            .find_map(|child| child.attr("id"));
-        match id {
-            Some(id) => Self::Id(id.to_owned()),
-            None => Self::Hash(Sha256::digest(stanza.to_vec("")).into()),
-        }
-    }
-}
-
 /// Stream management of the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Management {
@@ -89,27 +69,6 @@ pub(crate) struct Counting {
     pub(crate) sent: u64,
     /// Stanzas that it had got.
     pub(crate) got: u64,
-}
-
-/// The numbers of stanzas for the client: its own count, and that of the stream.
-#[derive(Clone, Debug, Default)]
-struct Numbers {
-    /// Stanzas for the client so far.
-    count: u64,
-    /// Where the stream was resumed, as it counts.
-    resumed_at: u64,
-    /// The count at that time.
-    base: u64,
-    /// Of what the server sent again, the numbers that it had.
-    again: Vec<u64>,
-}
-
-impl Numbers {
-    /// A number as the stream has it.
-    fn on_stream(&self, count: u64) -> u64 {
-        let again = self.again.iter().filter(|number| **number <= count).count() as u64;
-        self.resumed_at + again + count.saturating_sub(self.base)
-    }
 }
 
 /// What a session that is resumed has to know.
@@ -313,77 +272,6 @@ impl Upstream {
         Element::new("a", NS_SM).with_attr("h", h).write(out, NS_CLIENT);
     }
 
-    /// Stream management of the client's own, which it believes to have with the server.
-    fn manage(&mut self, element: &Element, out: &mut Vec<u8>) -> Option<Payload> {
-        match (element.name(), self.counting) {
-            ("enable", None) if self.enabling.is_none() && self.counts() => {
-                let resume = element.attr("resume").is_some_and(|resume| matches!(resume, "true" | "1"));
-                self.enabling = Some((self.sent, resume));
-                self.enabled()
-            }
-            ("r", Some(counting)) if self.safe >= self.sent => Some(self.number(counting)),
-            ("r", Some(_)) => {
-                self.asked = Some(self.sent);
-                None
-            }
-            ("a", Some(counting)) => {
-                match element.attr("h").and_then(|h| h.trim().parse::<u32>().ok()) {
-                    Some(h) => {
-                        let last = self.confirmed.max(counting.got);
-                        let count = last + u64::from(h.wrapping_sub((last - counting.got) as u32));
-                        if count <= self.numbers.count {
-                            self.confirm(count, out);
-                        } else if count - last <= u64::from(u32::MAX / 2) {
-                            // More than it was sent: the server says what it thinks of that.
-                            let h = (self.numbers.on_stream(count) as u32).to_string();
-                            Element::new("a", NS_SM).with_attr("h", h).write(out, NS_CLIENT);
-                        }
-                    }
-                    None => element.write(out, NS_CLIENT),
-                }
-                None
-            }
-            ("enable" | "resume" | "r" | "a", _) => Some(self.unexpected()),
-            // The server refuses it.
-            _ => {
-                element.write(out, NS_CLIENT);
-                None
-            }
-        }
-    }
-
-    /// The answer to a client that wants to count, as soon as there is one.
-    fn enabled(&mut self) -> Option<Payload> {
-        let Management::On(id) = &self.management else { return None };
-        let (sent, resume) = self.enabling.take()?;
-        let counting = Counting { sent, got: self.numbers.count };
-        self.counting = Some(counting);
-        let mut enabled = Element::new("enabled", NS_SM);
-        // Its numbers must be those of the stream, or it could not resume without the gateway.
-        if let Some(id) = id.as_deref().filter(|_| resume && sent == 0 && self.numbers.count == 0) {
-            enabled = enabled
-                .with_attr("id", id)
-                .with_attr("resume", "true")
-                .with_attr("max", self.max.as_secs().to_string());
-        }
-        Some(self.note(&enabled))
-    }
-
-    fn number(&self, counting: Counting) -> Payload {
-        let h = (self.safe.saturating_sub(counting.sent) as u32).to_string();
-        self.note(&Element::new("a", NS_SM).with_attr("h", h))
-    }
-
-    fn unexpected(&self) -> Payload {
-        let condition = Element::new("unexpected-request", NS_STANZAS);
-        self.note(&Element::new("failed", NS_SM).with_child(condition))
-    }
-
-    /// Something for the client that does not come from the server.
-    fn note(&self, element: &Element) -> Payload {
-        Payload { bytes: element.to_vec("").into(), is_stream: false, number: self.numbers.count }
-    }
-
     /// What the server has sent. `out` is what it gets in return.
     pub(crate) fn receive(&mut self, mut input: &[u8], out: &mut Vec<u8>, events: &mut Vec<Event>) {
         // It is borrowed while elements are read.
@@ -472,7 +360,8 @@ impl Upstream {
         let found = self.expected.iter().position(|(_, expected)| *expected == identity);
         // What has no identifier could be a new one that looks the same.
         let certain = matches!(identity, Identity::Id(_)) || self.numbers.count == self.numbers.base;
-        let Some((number, _)) = found.filter(|_| certain).and_then(|index| self.expected.remove(index)) else {
+        let Some((number, _)) = found.filter(|_| certain).and_then(|index| self.expected.remove(index))
+        else {
             return false;
         };
         self.numbers.again.push(number);
@@ -536,7 +425,8 @@ impl Upstream {
     fn payload(&self, frame: &Frame<'_>) -> Payload {
         let number = self.numbers.count;
         let is_stream = frame.head.prefix.slice(frame.bytes) == b"stream";
-        if frame.head.reserialise && !is_stream
+        if frame.head.reserialise
+            && !is_stream
             && let Ok(element) = frame.element()
         {
             return Payload { bytes: element.to_vec("").into(), is_stream: false, number };
@@ -552,5 +442,4 @@ impl Upstream {
 }
 
 #[cfg(test)]
-#[path = "upstream_tests.rs"]
 mod tests;
