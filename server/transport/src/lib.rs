@@ -16,14 +16,17 @@ mod connection;
 mod error;
 mod listener;
 mod outgoing;
+mod proxy;
 mod scratch;
 mod tls;
 
 pub use admission::{AddressLimits, AddressSlot, Admission, Refusal};
 pub use connection::{Connection, DetachedConnection, Flow, ReadOutcome};
 pub use error::TransportError;
-pub use listener::{BindError, Listener};
+pub use ipnet::IpNet;
+pub use listener::{Accepted, BindError, Listener};
 pub use tls::acceptor::{TlsAcceptor, TlsSettings};
 pub use tls::certificate::{CertificateError, CertificateWarning, HostCertificate};
 pub use tls::development::{DevelopmentCertificate, DevelopmentOrigin, ensure_development_certificate};
 pub use tls::info::{TlsInfo, TlsVersion};
+pub use tokio_rustls::server::TlsStream;
