@@ -80,6 +80,7 @@ carry({
       [service.startsWith("ws") ? "websocket_url" : "bosh_service_url"]: service,
       assets_path: ASSETS,
       auto_login: true,
+      blacklisted_plugins: ["converse-omemo", "converse-omemo-views"],
       discover_connection_methods: false,
       i18n: "en",
       jid: `${jid}/${resource}`,
