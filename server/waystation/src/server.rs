@@ -494,6 +494,7 @@ mod tests {
             .chain(waystation_route::SPECS)
             .chain(waystation_web::SPECS)
             .chain(&waystation_bosh::SPECS)
+            .chain(waystation_websocket::SPECS)
             .copied();
         for spec in registered.chain(built_in) {
             let row = format!("| {} | {}", spec.id, spec.version);

@@ -15,6 +15,7 @@ use waystation_core::storage::Storage;
 use waystation_runtime::{Arbiters, Drain};
 use waystation_transport::{Admission, BindError, DetachedConnection, IpNet, Listener, TlsAcceptor};
 use waystation_web::{HostMeta, Links, PlainLogin, Settings, Streams, Web, WebModule};
+use waystation_websocket::WebSocket;
 
 use crate::limits::stanza_limits;
 
@@ -62,6 +63,8 @@ impl WebListeners {
 
 /// Where clients in browsers connect: the paths of Prosody and ejabberd.
 const BOSH: &str = "/http-bind";
+/// As above.
+const WEBSOCKET: &str = "/xmpp-websocket";
 
 /// All HTTP services, as the configuration wants them.
 fn modules(
@@ -71,7 +74,7 @@ fn modules(
 ) -> Vec<Box<dyn WebModule>> {
     let links = Links {
         bosh: Some(BOSH.to_owned()),
-        websocket: None,
+        websocket: Some(WEBSOCKET.to_owned()),
         external: match &config.web.external_url {
             ExternalUrl::Auto => None,
             ExternalUrl::Fixed(url) => Some(url.clone()),
@@ -96,6 +99,13 @@ fn modules(
         ..waystation_bosh::Settings::default()
     };
     modules.push(Box::new(Bosh::new(streams.clone(), storage.clone(), bosh)));
+    let websocket = waystation_websocket::Settings {
+        path: WEBSOCKET.to_owned(),
+        origins: origins(config),
+        max_frame: config.limits.stanza_size.bytes(),
+        max_frame_pre_auth: config.limits.stanza_size_unauthenticated.bytes(),
+    };
+    modules.push(Box::new(WebSocket::new(streams.clone(), websocket)));
     modules.push(Box::new(HostMeta::new(links, streams.clone())));
     modules
 }
