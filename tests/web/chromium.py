@@ -220,13 +220,14 @@ class Page:
         return value
 
     def element(self, selector, what=None, patience=PATIENCE):
-        """Waits for an element that can be seen; its middle."""
+        """Waits for an element that can be seen and that nothing covers; its middle."""
         found = f"""(() => {{
             const element = document.querySelector({json.dumps(selector)});
             if (!element) return null;
             element.scrollIntoView({{ block: 'center' }});
             const box = element.getBoundingClientRect();
-            return box.width && box.height ? [box.x + box.width / 2, box.y + box.height / 2] : null;
+            const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+            return box.width && box.height && element.contains(document.elementFromPoint(x, y)) ? [x, y] : null;
         }})()"""
         return self.until(found, what or f"an element {selector}", patience)
 

@@ -65,9 +65,17 @@ function watch(roster) {
   roster.on("change:subscription", tell);
 }
 
+// Contacts' chats. Converse asks for the archive each time that one is opened.
+const chats = new Map();
+
+async function chatWith(jid) {
+  const contact = Strophe.getBareJidFromJid(jid);
+  if (!chats.has(contact)) chats.set(contact, await api.chats.open(contact));
+  return chats.get(contact);
+}
+
 async function send(to, body) {
-  const chat = await api.chats.open(to);
-  await chat.sendMessage({ body });
+  await (await chatWith(to)).sendMessage({ body });
 }
 
 // One after the other, in the order of the commands.
@@ -110,8 +118,7 @@ carry({
   },
   // What the chat shows of a contact's messages, in its order.
   async shown({ of }) {
-    const chat = await api.chats.open(of);
-    const theirs = chat.messages.filter((message) => message.get("sender") === "them");
+    const theirs = (await chatWith(of)).messages.filter((message) => message.get("sender") === "them");
     report("shown", { bodies: theirs.map((message) => message.get("body")).join(" ") });
   },
   async quit() {
