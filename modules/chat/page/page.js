@@ -56,8 +56,32 @@ const settings = {
   fetch_url_headers: false,
   play_sounds: false,
 };
-if (websocket) settings.websocket_url = `${protocol.replace("http", "ws")}//${host}${websocket}`;
-if (bosh) settings.bosh_service_url = `${origin}${bosh}`;
+
+/**
+ * Gives Converse one way to connect: WebSocket, or BOSH where the network lets only HTTP pass. With both it changes from
+ * one to the other whenever an attempt fails, and so begins a new session where it could resume its old one.
+ */
+async function chooseTransport() {
+  const url = websocket && `${protocol.replace("http", "ws")}//${host}${websocket}`;
+  if (url && (!bosh || (await passes(url)))) settings.websocket_url = url;
+  else settings.bosh_service_url = `${origin}${bosh}`;
+}
+
+/** Whether a WebSocket can be opened. */
+function passes(url) {
+  return new Promise((resolve) => {
+    const socket = new WebSocket(url, "xmpp");
+    const answer = (passed) => {
+      clearTimeout(timer);
+      socket.close();
+      resolve(passed);
+    };
+    // Some proxies swallow the handshake.
+    const timer = setTimeout(answer, 10_000, false);
+    socket.onopen = () => answer(true);
+    socket.onerror = () => answer(false);
+  });
+}
 
 /** Says what is wrong where the client would be. */
 function fail(text) {
@@ -68,6 +92,7 @@ if (!websocket && !bosh) {
   fail("This server offers browsers no way to connect: it has neither WebSocket nor BOSH.");
 } else {
   try {
+    await chooseTransport();
     await converse.initialize(settings);
   } catch (error) {
     fail(`The chat client cannot start: ${error.message}`);
