@@ -29,6 +29,9 @@ use crate::quota::Quota;
 pub(crate) const PIPE_CAPACITY: usize = 16 * 1024;
 /// Bytes of input that are looked at before others have their turn.
 const BUDGET: usize = 64 * 1024;
+/// Bytes that the body hands out at once: what it is asked for ends only between two chunks, and the
+/// HTTP connection keeps a buffer for all of it.
+const CHUNK: usize = 4096;
 /// How long the client has for its half of the closing handshake (RFC 6455 7.1.1).
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// The same when its half cannot be told from what else it sends, for want of frames.
@@ -282,7 +285,10 @@ impl Stream for Connection {
         let this = self.get_mut();
         loop {
             if !this.out.is_empty() {
-                return Poll::Ready(Some(Ok(std::mem::take(&mut this.out).freeze())));
+                if this.out.len() <= CHUNK {
+                    return Poll::Ready(Some(Ok(std::mem::take(&mut this.out).freeze())));
+                }
+                return Poll::Ready(Some(Ok(this.out.split_to(CHUNK).freeze())));
             }
             if matches!(this.phase, Phase::Done) {
                 return Poll::Ready(None);

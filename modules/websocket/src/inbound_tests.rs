@@ -166,16 +166,13 @@ fn m8_ten_thousand_fragments_of_one_byte_cost_linear_time() {
     };
     let time = |text: &str| {
         let input = fragments(text);
-        let times = (0..5).map(|_| {
-            let begun = Instant::now();
-            assert_eq!(read(&input, 200_000, &[usize::MAX]), (text.to_owned(), None));
-            begun.elapsed()
-        });
-        times.min().unwrap()
+        let begun = Instant::now();
+        assert_eq!(read(&input, 200_000, &[usize::MAX]), (text.to_owned(), None));
+        begun.elapsed()
     };
-    let (small, large) = (time(&text(10_000)), time(&text(160_000)));
-    // Sixteen times as many; quadratic would be 256 times.
-    assert!(large < small * 64, "{small:?} and {large:?}");
+    let (small, large) = (text(10_000), text(160_000));
+    // Sixteen times as many; quadratic would be 256 times, at every try. A busy machine spoils some.
+    assert!((0..50).any(|_| time(&large) < time(&small) * 64));
 }
 
 #[test]

@@ -57,9 +57,20 @@ impl Site {
     }
 
     pub(crate) async fn with(settings: Settings, secure: bool, change: impl FnOnce(&mut C2s)) -> Self {
+        Self::on_thread(settings, secure, change, || {}).await
+    }
+
+    /// `begun` runs on the HTTP server's thread before it serves anyone.
+    pub(crate) async fn on_thread(
+        settings: Settings,
+        secure: bool,
+        change: impl FnOnce(&mut C2s),
+        begun: impl Fn() + Clone + Send + 'static,
+    ) -> Self {
         let server = Server::start(change).await;
         let module = Arc::new(WebSocket::new(Arc::new(Gateway(server.c2s.clone())), settings));
         let web = HttpServer::new(move || {
+            begun();
             let module = module.clone();
             let info = ClientInfo { peer: SocketAddr::from(PEER), secure, base: OWN_ORIGIN.into() };
             App::new().configure(move |config| module.configure(config)).wrap_fn(move |request, service| {
@@ -67,7 +78,8 @@ impl Site {
                 service.call(request)
             })
         });
-        let web = web.workers(1).disable_signals().bind(("127.0.0.1", 0)).unwrap();
+        let web =
+            web.h1_write_buffer_size(8 * 1024).workers(1).disable_signals().bind(("127.0.0.1", 0)).unwrap();
         let at = web.addrs()[0];
         let running = web.run();
         let handle = running.handle();
