@@ -84,6 +84,11 @@ async fn an_authenticated_client_begins_with_bind() {
         let features = client.until("</stream:features>").await;
         assert!(features.contains("xmpp-bind") && !features.contains("mechanism"), "{features}");
         assert!(client.bind("known").await.contains("<jid>romeo@localhost/known</jid>"));
+        client
+            .send("<iq type='get' id='q' to='romeo@localhost'><query xmlns='jabber:iq:roster'/></iq>")
+            .await;
+        let roster = client.until("</iq>").await;
+        assert!(roster.contains("type='result'"), "the roster is the account's own: {roster}");
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Stamp<'a> {
     pub lang: Option<&'a str>,
     /// Where a stanza without `to` goes (RFC 6120 10.3); `None` leaves it without.
     pub default_to: Option<&'a Jid>,
+    /// An address that the stanza may well be to: if it is, and is written the same way, it is not
+    /// parsed again. Most go where the one before went.
+    pub known_to: Option<&'a Jid>,
 }
 
 /// A top-level element that is no valid stanza.
@@ -141,9 +144,16 @@ fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> 
         }
         None => Ok(None),
     };
-    let to = match address(attributes.to)? {
-        None => stamp.default_to.cloned(),
-        to => to,
+    let is_known = |known: &&Jid| {
+        attributes.to.is_some_and(|to| !to.has_entities && to.value.slice(bytes) == known.as_str().as_bytes())
+    };
+    let to = match stamp.known_to.filter(is_known) {
+        // A prepared address is what preparing it gives.
+        Some(known) => Some(known.clone()),
+        None => match address(attributes.to)? {
+            None => stamp.default_to.cloned(),
+            to => to,
+        },
     };
     let from = match stamp.from {
         Some(from) => Some(from.clone()),
@@ -291,7 +301,7 @@ mod tests {
     #[test]
     fn the_head_is_written_anew_and_the_tail_is_untouched() {
         let from = Jid::parse("a@h/r'1").unwrap();
-        let stamp = Stamp { from: Some(&from), lang: Some("en"), default_to: None };
+        let stamp = Stamp { from: Some(&from), lang: Some("en"), ..Stamp::default() };
         let stanza = read(
             "<message xmlns='jabber:client' id=\"it's\" to='B@H' from='evil@x' x='1' xmlns:y='urn:y' \
              type='chat'><body>hi &amp; bye</body><y:z/></message >",
@@ -425,6 +435,18 @@ mod tests {
         assert_eq!(text(&stanza.with_raw_lang("'")), "<message xml:lang='&apos;'/>");
         let built = Stanza::build(stanza.stanza_type(), None, None, Some("it's"), "");
         assert_eq!(text(&built), "<message id='it&apos;s'/>");
+    }
+
+    #[test]
+    fn a_known_address_is_taken_only_for_itself() {
+        let known = Jid::parse("b@h/it's").unwrap();
+        let stamp = Stamp { known_to: Some(&known), ..Stamp::default() };
+        let to = |to: &str| read(&format!("<message to={to}/>"), stamp).unwrap().to().unwrap().clone();
+        assert!(Arc::ptr_eq(&to("\"b@h/it's\"").shared(), &known.shared()));
+        for (other, expected) in [("'b@h/it&apos;s'", "b@h/it's"), ("'B@h'", "b@h"), ("'b@h/it'", "b@h/it")] {
+            assert_eq!(to(other).as_str(), expected);
+        }
+        assert!(read("<message/>", stamp).unwrap().to().is_none());
     }
 
     #[test]

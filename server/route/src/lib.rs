@@ -12,6 +12,7 @@ pub mod intake;
 pub mod iq;
 pub mod mail;
 pub mod receipt;
+mod recent;
 pub mod router;
 pub mod stream;
 
@@ -23,6 +24,7 @@ pub use mail::{
     SessionOutlet,
 };
 pub use receipt::{Receipt, Receipts};
+pub use recent::Recent;
 pub use router::{Origin, Passage, Routed, Router, RouterConfig};
 pub use stream::{Detachment, ResumeError, ResumeRequest, Resumption};
 

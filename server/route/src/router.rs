@@ -30,6 +30,7 @@ use crate::intake::{Concerned, Intake, Item, NewRecord, account_queue};
 use crate::iq::{Asked, IqTable};
 use crate::mail::{AccountMail, BindError, BindRequest, Binding, CloseWhich, SessionInfo};
 use crate::receipt::Receipt;
+use crate::recent::{Party, Recent};
 use crate::stream::{ResumeError, ResumeRequest, Resumption};
 
 /// Limits of the routes.
@@ -194,6 +195,17 @@ impl Router {
     /// Routes a stanza. `from` must be set; `to` as well, for the session has put the default
     /// there (RFC 6120 8.1.1.1, 10.3). Must be called on an arbiter's thread.
     pub fn route(self: &Arc<Self>, stanza: Stanza, origin: Origin, passage: Passage) -> Routed {
+        self.route_with(stanza, origin, passage, &mut None)
+    }
+
+    /// The same for a sender of whom it is remembered where the last stanza went.
+    pub fn route_with(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        origin: Origin,
+        passage: Passage,
+        recent: &mut Option<Box<Recent>>,
+    ) -> Routed {
         let Some(to) = stanza.to() else {
             passage.receipt.into_iter().for_each(Receipt::accept);
             return Routed::Done;
@@ -206,7 +218,7 @@ impl Router {
             return Routed::Done;
         }
         if to.local().is_some() {
-            return self.to_local(stanza, origin, passage);
+            return self.to_local(stanza, origin, passage, recent);
         }
         self.to_host(stanza, origin);
         passage.receipt.into_iter().for_each(Receipt::accept);
@@ -214,13 +226,23 @@ impl Router {
     }
 
     /// To an account: by way of the log what must be durable, and what must not overtake it.
-    fn to_local(self: &Arc<Self>, stanza: Stanza, origin: Origin, passage: Passage) -> Routed {
+    fn to_local(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        origin: Origin,
+        passage: Passage,
+        recent: &mut Option<Box<Recent>>,
+    ) -> Routed {
         let Some(to) = stanza.to().cloned() else { return Routed::Done };
         if storable::durable(&stanza) || passage.durable_error {
             if self.intake.is_full() && origin != Origin::Server {
                 return Routed::Busy(stanza, passage);
             }
-            self.intake.offer(Item::Record(Box::new(self.new_record(stanza, &to, passage))));
+            let recent = match origin {
+                Origin::Session(_) => Some(&mut **recent.get_or_insert_default()),
+                Origin::Server => None,
+            };
+            self.intake.offer(Item::Record(Box::new(self.new_record(stanza, &to, passage, recent))));
             return Routed::Done;
         }
         let session = match origin {
@@ -246,9 +268,15 @@ impl Router {
         }
     }
 
-    fn new_record(self: &Arc<Self>, stanza: Stanza, to: &Jid, passage: Passage) -> NewRecord {
+    fn new_record(
+        self: &Arc<Self>,
+        stanza: Stanza,
+        to: &Jid,
+        passage: Passage,
+        mut recent: Option<&mut Recent>,
+    ) -> NewRecord {
         let mut accounts = smallvec::SmallVec::new();
-        accounts.push(self.concerned(to));
+        accounts.push(self.party(Party::To, to, recent.as_deref_mut()));
         // What an account sends concerns its archive and its other sessions as well. Where there is
         // neither, the sender's queue and route are spared half the work of a message.
         let copied = self.archive.is_some() || !passage.alone;
@@ -258,7 +286,7 @@ impl Router {
             && self.is_local(from.domain())
             && !from.bare_eq(to)
         {
-            accounts.push(self.concerned(from));
+            accounts.push(self.party(Party::From, from, recent));
         }
         let number = passage.receipt.as_ref().map(Receipt::number);
         let mark = passage.stream.zip(number).map(|(key, number)| Mark { key, value: Some(number) });
@@ -268,7 +296,16 @@ impl Router {
     /// The account, its queue, and its route, which is looked up once and not again after the
     /// commit.
     pub(crate) fn concerned(self: &Arc<Self>, account: &Jid) -> Concerned {
-        let entry = self.entry(account, Entry::clone);
+        self.party(Party::To, account, None)
+    }
+
+    fn party(self: &Arc<Self>, party: Party, account: &Jid, recent: Option<&mut Recent>) -> Concerned {
+        let known = recent.as_ref().and_then(|recent| recent.find(party, account));
+        let entry = known.or_else(|| {
+            let entry = self.entry(account, Entry::clone)?;
+            recent.into_iter().for_each(|recent| recent.remember(party, account, &entry));
+            Some(entry)
+        });
         match entry {
             Some(Entry { outlet, queue }) => {
                 Concerned { account: account.clone(), queue, route: Some(outlet) }
@@ -334,7 +371,7 @@ impl Router {
             return;
         };
         if storable::durable(&stanza) {
-            return self.intake.offer(Item::Record(Box::new(self.new_record(stanza, &to, passage))));
+            return self.intake.offer(Item::Record(Box::new(self.new_record(stanza, &to, passage, None))));
         }
         let session = match origin {
             Origin::Session(id) => Some(id),

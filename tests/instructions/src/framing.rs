@@ -35,7 +35,7 @@ pub(crate) fn stanza(messages: usize) -> Result<(), Failure> {
     let mut rest = message.as_bytes();
     let Event::Stanza(frame) = framer.next(&mut rest)? else { return Err("a message is no stanza".into()) };
     let romeo = Jid::parse("romeo@localhost/orchard")?;
-    let stamp = Stamp { from: Some(&romeo), lang: Some("en"), default_to: None };
+    let stamp = Stamp { from: Some(&romeo), lang: Some("en"), ..Stamp::default() };
     let mut out = Vec::with_capacity(2 * message.len());
     for _ in 0..messages {
         let stanza = Stanza::read(black_box(&frame), stamp).map_err(|error| format!("{error:?}"))?;

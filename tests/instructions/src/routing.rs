@@ -105,7 +105,7 @@ fn stanza(from: &Jid) -> Result<Stanza, Failure> {
     let message = message();
     let mut rest = message.as_bytes();
     let Event::Stanza(frame) = framer.next(&mut rest)? else { return Err("a message is no stanza".into()) };
-    let stamp = Stamp { from: Some(from), lang: Some("en"), default_to: None };
+    let stamp = Stamp { from: Some(from), lang: Some("en"), ..Stamp::default() };
     Stanza::read(&frame, stamp).map_err(|error| format!("{error:?}").into())
 }
 

@@ -108,7 +108,8 @@ impl Link {
         {
             return self.stream_error(StreamError::new(StreamCondition::InvalidFrom));
         }
-        let stamp = Stamp { from: Some(&self.jid), lang: self.lang.as_deref(), default_to: None };
+        let known_to = self.recent.as_ref().and_then(|recent| recent.to());
+        let stamp = Stamp { from: Some(&self.jid), lang: self.lang.as_deref(), known_to, ..Stamp::default() };
         match Stanza::read(frame, stamp) {
             Ok(stanza) => self.stanza(stanza),
             Err(ReadError::NotAStanza) => {
@@ -204,7 +205,9 @@ impl Link {
         let alone = self.inlet.hint();
         let passage = Passage { receipt, stream, behind, alone, ..Passage::default() };
         let router = &self.shared.router;
-        if let Routed::Busy(stanza, mut passage) = router.route(stanza, Origin::Session(self.id), passage) {
+        let origin = Origin::Session(self.id);
+        let routed = router.route_with(stanza, origin, passage, &mut self.recent);
+        if let Routed::Busy(stanza, mut passage) = routed {
             // While it waits it is not accepted.
             passage.receipt.get_or_insert_with(|| self.receipts.issue(self.received));
             self.park(Parked { stanza, passage: Some(passage), outbound: None });

@@ -58,6 +58,8 @@ impl Link {
             return self.finish_with(End::Error(error.into()));
         } else {
             state.asked = Some(now);
+            // It says nothing more for now.
+            self.recent = None;
             let id = format!("{PING_ID}{}", self.id.0);
             let host = self.jid.to_domain();
             let ping = Stanza::build(

@@ -28,7 +28,7 @@ use tokio::time::Sleep;
 use waystation_core::xml::Framer;
 use waystation_core::{Jid, SessionId, Stanza, StreamCondition, StreamError};
 use waystation_route::mail::STANZA_OVERHEAD;
-use waystation_route::{AccountMail, Detachment, Receipts, SessionMail};
+use waystation_route::{AccountMail, Detachment, Receipts, Recent, SessionMail};
 use waystation_runtime::{DrainSignal, Inlet, after_others};
 use waystation_transport::{Connection, Flow, ReadOutcome};
 
@@ -120,6 +120,8 @@ struct Link {
     enabling: Option<Box<Enabling>>,
     /// Stanzas from the client, since it enabled stream management if it did.
     received: u64,
+    /// Where the last message went, while the client sends any.
+    recent: Option<Box<Recent>>,
     /// Which of them are safe.
     receipts: Receipts,
     /// Those from before it enabled stream management.
@@ -218,6 +220,7 @@ impl Session {
             management,
             enabling: None,
             received,
+            recent: None,
             receipts,
             before: None,
             replies: Vec::new(),

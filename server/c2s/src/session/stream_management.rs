@@ -18,7 +18,7 @@ use waystation_core::queue::{Mark, RecordId};
 use waystation_core::storage::StorageError;
 use waystation_core::xml::Frame;
 use waystation_core::{Condition, Element, Stanza, StreamCondition, StreamError};
-use waystation_route::intake::{Item, Stored};
+use waystation_route::intake::{Item, MAX_DONE, Stored};
 use waystation_route::stream::{
     Acknowledged, Detachment, Note, acknowledged, key_text, note_queue, write_note,
 };
@@ -260,8 +260,8 @@ impl Link {
             management.notes.pop_front();
         }
         if let Some((key, _)) = management.resumable {
-            for id in spent {
-                self.shared.router.intake().offer(Item::Done(note_queue(key), id));
+            for ids in spent.chunks(MAX_DONE) {
+                self.shared.router.intake().offer(Item::Done(note_queue(key), ids.iter().copied().collect()));
             }
         }
         if items > 0 {

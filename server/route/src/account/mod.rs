@@ -228,6 +228,7 @@ impl AccountRoute {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut handled = Handled::default();
         let poll = self.work(&mut handled, cx);
+        self.tell_done();
         self.inlet.release(handled.bytes, handled.items);
         self.tell_who_is_alone();
         poll
@@ -296,6 +297,8 @@ impl AccountRoute {
             }
             progress |= self.flush_archive();
             if !progress {
+                // Before the route may end: the next one reads the queue.
+                self.tell_done();
                 self.flush_late(cx);
                 if let Some(next) = self.expire_detached() {
                     wheel::wake_after(next, cx.waker().clone());

@@ -375,13 +375,21 @@ impl AccountRoute {
         self.router.intake.offer(Item::Record(Box::new(record)));
     }
 
-    /// The record leaves the queue.
+    /// The record leaves the queue; the intake is told at the end of the turn.
     pub(super) fn done(&mut self, id: RecordId) {
+        self.records.gone.add(id);
+    }
+
+    /// Tells the intake which records are done with.
+    pub(super) fn tell_done(&mut self) {
+        if !self.records.gone.has_untold() {
+            return;
+        }
         if !self.is_draining() {
             self.records.forget_gone(&self.router.intake);
         }
-        let number = self.router.intake.offer_numbered(Item::Done(self.queue.clone(), id));
-        self.records.gone.add(number, id);
+        let (intake, queue) = (&self.router.intake, &self.queue);
+        self.records.gone.tell(|ids| intake.offer_numbered(Item::Done(queue.clone(), ids)));
     }
 
     /// The copy that the account's clients see (XEP-0359 3: `by` the account).
