@@ -241,6 +241,17 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def open_by(self, selector, opened):
+        """Clicks until another element can be seen: in a list that changes, what is meant may move away."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            self.click(selector)
+            try:
+                return self.element(opened, patience=5)
+            except Failure:
+                if time.monotonic() > end:
+                    raise
+
     def type(self, selector, text):
         """Clicks into a field and types."""
         self.click(selector)
