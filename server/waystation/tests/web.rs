@@ -80,6 +80,11 @@ fn a_browser_finds_the_page_and_the_way_to_the_server() {
     assert!(server.get("/licences").starts_with("HTTP/1.1 200 OK"));
     let meta = server.get("/.well-known/host-meta");
     assert!(meta.contains("<XRD xmlns='http://docs.oasis-open.org/ns/xri/xrd-1.0'>"), "{meta}");
+    for path in ["/xmpp-websocket", "/http-bind"] {
+        assert!(meta.contains(&format!("://localhost{path}'")), "{meta}");
+        assert!(page.contains(path) || page.contains("package.json"), "{page}");
+        assert!(!server.get(path).starts_with("HTTP/1.1 404"), "{path}");
+    }
     assert_ne!(server.port(true), server.port(false));
 }
 
