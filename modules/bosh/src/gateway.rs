@@ -42,6 +42,8 @@ use crate::upstream::{self, Event, Resumption, Upstream};
 
 /// Bytes that wait in each direction between a session and its stream.
 const PIPE: usize = 64 * 1024;
+/// Bytes that wait for the stream to take them, above which no request is taken.
+const MAX_OUT: usize = 1024 * 1024;
 /// How long a session may take to be taken up again.
 const RESUME: Duration = Duration::from_secs(30);
 /// How long the last words to a stream may take.
@@ -226,6 +228,7 @@ impl Gateway {
                 }
                 Wake::StreamGone => {
                     self.pipe = None;
+                    self.out = Vec::new();
                     self.session.stream_ended(StreamEnd::Lost);
                 }
                 Wake::Tick => {}
@@ -260,10 +263,12 @@ impl Gateway {
     async fn next(&mut self) -> Wake {
         let deadline = self.session.deadline();
         let reads = self.session.has_room();
+        // Not all that clients send is acknowledged, and a stream may be slow.
+        let takes = self.out.len() < MAX_OUT;
         let Self { pipe, out, mail, .. } = self;
         let stream = async {
             match pipe {
-                Some(pipe) => turn(pipe, out, reads).await,
+                Some(pipe) => turn(pipe, out, reads, takes).await,
                 None => pending().await,
             }
         };
@@ -274,7 +279,7 @@ impl Gateway {
             }
         };
         tokio::select! {
-            mail = mail.recv() => Wake::Mail(mail.map(Box::new)),
+            mail = mail.recv(), if takes => Wake::Mail(mail.map(Box::new)),
             input = stream => input.map_or(Wake::StreamGone, Wake::Input),
             () = tick => Wake::Tick,
         }
@@ -282,7 +287,7 @@ impl Gateway {
 
     /// Reads the stream while it writes to it; `None` at its end.
     async fn stream_turn(&mut self) -> Option<Vec<u8>> {
-        turn(self.pipe.as_mut()?, &mut self.out, true).await
+        turn(self.pipe.as_mut()?, &mut self.out, true, true).await
     }
 
     /// Carries out what the session wants, and gives the responses that are due.
@@ -442,11 +447,15 @@ fn write(pipe: &mut PipeEnd, out: &mut Vec<u8>, cx: &mut std::task::Context<'_>)
     Poll::Ready(Ok(()))
 }
 
-/// Writes, and reads if that is wanted, until there is input; `None` at the stream's end.
-async fn turn(pipe: &mut PipeEnd, out: &mut Vec<u8>, reads: bool) -> Option<Vec<u8>> {
+/// Writes, and reads if that is wanted, until there is input; `None` at the stream's end. Unless
+/// requests are taken anyway, there is nothing as soon as they may be.
+async fn turn(pipe: &mut PipeEnd, out: &mut Vec<u8>, reads: bool, takes: bool) -> Option<Vec<u8>> {
     let mut input = Vec::new();
     poll_fn(|cx| {
         let written = write(pipe, out, cx);
+        if !takes && out.len() < MAX_OUT {
+            return Poll::Ready(Some(()));
+        }
         if !reads {
             return if matches!(written, Poll::Ready(Err(()))) { Poll::Ready(None) } else { Poll::Pending };
         }

@@ -349,6 +349,30 @@ fn what_cannot_be_stored_is_not_acknowledged() {
 }
 
 #[test]
+fn m7_a_stream_that_does_not_take_what_it_is_sent_holds_requests_back() {
+    served(|server, fake, _| async move {
+        let mut client = Client::log_in(&server, "wait='1' hold='1'").await;
+        fake.state().deaf = true;
+        // No stanza, so nothing acknowledges it.
+        let large = format!("<x xmlns='urn:x' id='x'>{}</x>", "x".repeat(100_000));
+        let mut taken = 0;
+        loop {
+            let request = client.post(&server, "", &large);
+            match tokio::time::timeout(Duration::from_secs(5), request).await {
+                Ok(response) => assert_eq!(read(&response).attr("type"), None),
+                Err(_) => break,
+            }
+            taken += 1;
+            assert!(taken < 30, "there is no end");
+        }
+        assert!(taken >= 10);
+        fake.listen();
+        let again = client.attributes(client.rid);
+        assert_eq!(read(&server.post(&again, &large).await).attr("type"), None);
+    });
+}
+
+#[test]
 fn specs_name_both_texts() {
     let specs: Vec<(&str, &str)> = SPECS.iter().map(|spec| (spec.id, spec.version)).collect();
     assert_eq!(specs, [("XEP-0124", "1.11"), ("XEP-0206", "1.4")]);
