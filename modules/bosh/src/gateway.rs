@@ -13,7 +13,7 @@
 //!     and only the others are sent.
 //!   - Killed after the response was stored, sent or not: the repeated request is older than the
 //!     record, and gets the stored response.
-//! - The stream hears that the client has got stanzas only when a later request tells so, never
+//! - The stream hears that the client has got messages only when a later request tells so, never
 //!   because a response was stored or sent: the server keeps them until then, and hands them to
 //!   another session if the client does not come back. What it sends again after a resumption
 //!   although it is in a stored response is left out, so that the client does not get it twice.
@@ -42,6 +42,8 @@ use crate::upstream::{self, Event, Resumption, Upstream};
 
 /// Bytes that wait in each direction between a session and its stream.
 const PIPE: usize = 64 * 1024;
+/// Bytes that wait for the stream to take them, above which no request is taken.
+const MAX_OUT: usize = 1024 * 1024;
 /// How long a session may take to be taken up again.
 const RESUME: Duration = Duration::from_secs(30);
 /// How long the last words to a stream may take.
@@ -140,6 +142,7 @@ impl Gateway {
             id: record.stream.clone(),
             sent: record.snapshot.sent,
             confirmed: record.snapshot.confirmed,
+            acknowledged: record.acknowledged,
             got: record.snapshot.got,
             expected: unconfirmed(&record),
             counting: record.counting,
@@ -225,6 +228,7 @@ impl Gateway {
                 }
                 Wake::StreamGone => {
                     self.pipe = None;
+                    self.out = Vec::new();
                     self.session.stream_ended(StreamEnd::Lost);
                 }
                 Wake::Tick => {}
@@ -259,10 +263,12 @@ impl Gateway {
     async fn next(&mut self) -> Wake {
         let deadline = self.session.deadline();
         let reads = self.session.has_room();
+        // Not all that clients send is acknowledged, and a stream may be slow.
+        let takes = self.out.len() < MAX_OUT;
         let Self { pipe, out, mail, .. } = self;
         let stream = async {
             match pipe {
-                Some(pipe) => turn(pipe, out, reads).await,
+                Some(pipe) => turn(pipe, out, reads, takes).await,
                 None => pending().await,
             }
         };
@@ -273,7 +279,7 @@ impl Gateway {
             }
         };
         tokio::select! {
-            mail = mail.recv() => Wake::Mail(mail.map(Box::new)),
+            mail = mail.recv(), if takes => Wake::Mail(mail.map(Box::new)),
             input = stream => input.map_or(Wake::StreamGone, Wake::Input),
             () = tick => Wake::Tick,
         }
@@ -281,16 +287,17 @@ impl Gateway {
 
     /// Reads the stream while it writes to it; `None` at its end.
     async fn stream_turn(&mut self) -> Option<Vec<u8>> {
-        turn(self.pipe.as_mut()?, &mut self.out, true).await
+        turn(self.pipe.as_mut()?, &mut self.out, true, true).await
     }
 
     /// Carries out what the session wants, and gives the responses that are due.
     async fn settle(&mut self) {
+        // Before anything that ends the stream.
+        self.upstream.confirm(self.session.confirmed(), &mut self.out);
         while let Some(forward) = self.session.next_forward() {
             self.forward(forward);
         }
         self.session.safe(self.upstream.safe());
-        self.upstream.confirm(self.session.confirmed(), &mut self.out);
         self.session.pump(Instant::now());
         if let Some(pipe) = &mut self.pipe {
             // The stream works on it while the record is being stored.
@@ -345,6 +352,7 @@ impl Gateway {
             answered: self.session.answered().clone(),
             account: account.clone(),
             stream: stream.to_owned(),
+            acknowledged: self.upstream.acknowledged(),
             counting: self.upstream.counting(),
         };
         self.recorded = true;
@@ -439,11 +447,15 @@ fn write(pipe: &mut PipeEnd, out: &mut Vec<u8>, cx: &mut std::task::Context<'_>)
     Poll::Ready(Ok(()))
 }
 
-/// Writes, and reads if that is wanted, until there is input; `None` at the stream's end.
-async fn turn(pipe: &mut PipeEnd, out: &mut Vec<u8>, reads: bool) -> Option<Vec<u8>> {
+/// Writes, and reads if that is wanted, until there is input; `None` at the stream's end. Unless
+/// requests are taken anyway, there is nothing as soon as they may be.
+async fn turn(pipe: &mut PipeEnd, out: &mut Vec<u8>, reads: bool, takes: bool) -> Option<Vec<u8>> {
     let mut input = Vec::new();
     poll_fn(|cx| {
         let written = write(pipe, out, cx);
+        if !takes && out.len() < MAX_OUT {
+            return Poll::Ready(Some(()));
+        }
         if !reads {
             return if matches!(written, Poll::Ready(Err(()))) { Poll::Ready(None) } else { Poll::Pending };
         }

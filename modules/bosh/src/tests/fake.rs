@@ -33,9 +33,13 @@ pub(super) struct State {
     pub(super) kept: HashMap<String, Kept>,
     /// Stanzas are taken in and not acknowledged.
     pub(super) silent: bool,
+    /// Nothing is read.
+    pub(super) deaf: bool,
     /// After so many stanzas none is accepted any more: it has died.
     pub(super) dies_after: Option<usize>,
     pub(super) ended_in_order: u32,
+    /// Messages that were not acknowledged by then.
+    pub(super) left_over: usize,
     pub(super) lost: u32,
     pub(super) resumed: u32,
     /// To the stream that was begun last.
@@ -104,6 +108,12 @@ impl Fake {
             .unwrap_or_else(|_| panic!("not in time: {what}"));
     }
 
+    /// Reads on.
+    pub(super) fn listen(&self) {
+        self.state().deaf = false;
+        self.changed.notify_waiters();
+    }
+
     /// Sends something on the last stream. `m1` and the like are messages, kept until they are
     /// acknowledged.
     pub(super) async fn send(&self, what: &str) {
@@ -121,6 +131,9 @@ impl Fake {
         let mut key: Option<String> = None;
         let mut buffer = Vec::new();
         loop {
+            while self.state().deaf {
+                self.changed.notified().await;
+            }
             let mut sink = |chunk: &[u8]| {
                 buffer.extend_from_slice(chunk);
                 Flow::Continue
@@ -192,7 +205,8 @@ impl Fake {
     fn ended(&self, key: Option<&str>) {
         let mut state = self.state();
         state.ended_in_order += 1;
-        state.kept.remove(key.unwrap_or_default());
+        let kept = state.kept.remove(key.unwrap_or_default());
+        state.left_over += kept.map_or(0, |kept| kept.unacked.len());
     }
 
     fn order(&self, order: &str, key: Option<&str>) -> String {

@@ -31,7 +31,7 @@ fn xep_0206_a_client_logs_in_talks_and_leaves() {
         assert_eq!(accepted(&fake), ["a", "bye"]);
         fake.until("the stream is closed", |state| state.ended_in_order == 1).await;
         // What was in a response before the end has arrived.
-        assert!(fake.state().kept.is_empty());
+        assert_eq!(fake.state().left_over, 0);
         // 4: the header of the stream, and of the new one.
         let header = (Some("example.org".to_owned()), Some("en".to_owned()));
         assert_eq!(fake.state().headers, [header.clone(), header]);
@@ -345,6 +345,30 @@ fn what_cannot_be_stored_is_not_acknowledged() {
             (Some("terminate"), Some("internal-server-error"))
         );
         server.kill().await;
+    });
+}
+
+#[test]
+fn m7_a_stream_that_does_not_take_what_it_is_sent_holds_requests_back() {
+    served(|server, fake, _| async move {
+        let mut client = Client::log_in(&server, "wait='1' hold='1'").await;
+        fake.state().deaf = true;
+        // No stanza, so nothing acknowledges it.
+        let large = format!("<x xmlns='urn:x' id='x'>{}</x>", "x".repeat(100_000));
+        let mut taken = 0;
+        loop {
+            let request = client.post(&server, "", &large);
+            match tokio::time::timeout(Duration::from_secs(5), request).await {
+                Ok(response) => assert_eq!(read(&response).attr("type"), None),
+                Err(_) => break,
+            }
+            taken += 1;
+            assert!(taken < 30, "there is no end");
+        }
+        assert!(taken >= 10);
+        fake.listen();
+        let again = client.attributes(client.rid);
+        assert_eq!(read(&server.post(&again, &large).await).attr("type"), None);
     });
 }
 
