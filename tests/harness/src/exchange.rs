@@ -188,11 +188,33 @@ impl Exchange {
     /// When a connection breaks or none can be made; when an answer is no HTTP, or not of status 200.
     pub async fn next(&mut self, chunk: &mut [u8]) -> io::Result<Vec<u8>> {
         loop {
-            if let Some(answer) = self.answers.pop_front() {
+            self.prepare().await?;
+            if let Some(answer) = poll_fn(|cx| self.poll_next(cx, chunk)).await? {
                 return Ok(answer);
             }
-            self.dispatch(true).await?;
-            poll_fn(|cx| self.poll_answer(cx, chunk)).await.inspect_err(|_| self.break_off())?;
+        }
+    }
+
+    /// What [`Exchange::next`] does before each poll, for who polls with a buffer that many share.
+    ///
+    /// # Errors
+    /// When no connection can be made.
+    pub async fn prepare(&mut self) -> io::Result<()> {
+        if self.answers.is_empty() { self.dispatch(true).await } else { Ok(()) }
+    }
+
+    /// The next answer; `None` when [`Exchange::prepare`] is to be called again.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>, chunk: &mut [u8]) -> Poll<io::Result<Option<Vec<u8>>>> {
+        if let Some(answer) = self.answers.pop_front() {
+            return Poll::Ready(Ok(Some(answer)));
+        }
+        match self.poll_slots(cx, chunk) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(self.answers.pop_front())),
+            Poll::Ready(Err(e)) => {
+                self.break_off();
+                Poll::Ready(Err(e))
+            }
         }
     }
 
@@ -299,11 +321,11 @@ impl Exchange {
         Request { rid, body, under_way: false }
     }
 
-    /// Writes, reads, and is ready when an answer has come.
-    fn poll_answer(&mut self, cx: &mut Context<'_>, chunk: &mut [u8]) -> Poll<io::Result<()>> {
+    /// Writes and reads; ready when something has come.
+    fn poll_slots(&mut self, cx: &mut Context<'_>, chunk: &mut [u8]) -> Poll<io::Result<()>> {
+        let mut came = Poll::Pending;
         for index in (0..self.slots.len()).rev() {
-            let slot = &mut self.slots[index];
-            let Slot { connection, rid } = slot;
+            let Slot { connection, rid } = &mut self.slots[index];
             if let Poll::Ready(Err(e)) = connection.poll_flush(cx) {
                 return Poll::Ready(Err(e));
             }
@@ -312,6 +334,7 @@ impl Exchange {
                 (Poll::Ready(Ok(Some(response))), Some(answered)) if response.head.status == 200 => {
                     *rid = None;
                     self.take(answered, response.body);
+                    came = Poll::Ready(Ok(()));
                 }
                 // A connection without a request may be closed at any time.
                 (Poll::Ready(Ok(None)), None) => drop(self.slots.swap_remove(index)),
@@ -321,10 +344,11 @@ impl Exchange {
                 (Poll::Ready(Ok(Some(response))), _) => {
                     return Poll::Ready(Err(io::Error::other(format!("unexpected: {response:?}"))));
                 }
-                (Poll::Ready(Err(e)), _) => return Poll::Ready(Err(e)),
+                (Poll::Ready(Err(_)), None) => drop(self.slots.swap_remove(index)),
+                (Poll::Ready(Err(e)), Some(_)) => return Poll::Ready(Err(e)),
             }
         }
-        if self.answers.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+        came
     }
 
     fn take(&mut self, rid: u64, body: Vec<u8>) {

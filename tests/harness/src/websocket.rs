@@ -115,6 +115,8 @@ pub enum Step {
 pub struct Socket {
     wire: Wire,
     inbox: Vec<u8>,
+    /// How much of it was taken.
+    taken: usize,
     /// Pongs that wait for room to be written.
     pongs: Vec<u8>,
     ended: bool,
@@ -147,7 +149,7 @@ impl Socket {
             return Err(Error::unexpected("a switch to the protocol xmpp", format!("{:?}", response.head)));
         }
         let (wire, inbox) = http.into_wire();
-        Ok(Self { wire, inbox, pongs: Vec::new(), ended: false })
+        Ok(Self { wire, inbox, taken: 0, pongs: Vec::new(), ended: false })
     }
 
     /// Appends what comes next of a text message to `out`. A single read takes up to the length of
@@ -165,6 +167,7 @@ impl Socket {
             if self.ended {
                 return Poll::Ready(Ok(Step::End));
             }
+            self.inbox.drain(..std::mem::take(&mut self.taken));
             match ready!(self.wire.poll_read(cx, chunk, &mut self.inbox)) {
                 Ok(0) => self.ended = true,
                 Ok(_) => {}
@@ -175,8 +178,9 @@ impl Socket {
     }
 
     fn take(&mut self, out: &mut Vec<u8>) -> Result<Option<Step>> {
-        let found = read_frame(&self.inbox)
-            .map_err(|reason| Error::unexpected("a frame", format!("{reason}: {}", show(&self.inbox))))?;
+        let rest = &self.inbox[self.taken..];
+        let found = read_frame(rest)
+            .map_err(|reason| Error::unexpected("a frame", format!("{reason}: {}", show(rest))))?;
         let Some((frame, used)) = found else { return Ok(None) };
         let step = match frame.opcode {
             opcode::TEXT | opcode::CONTINUATION => {
@@ -194,9 +198,11 @@ impl Socket {
             }
             other => return Err(Error::unexpected("text", format!("a frame of kind {other}"))),
         };
-        self.inbox.drain(..used);
+        self.taken += used;
         // What does not fit now goes before the next write.
-        if let Ok(written) = self.wire.tcp().try_write(&self.pongs) {
+        if !self.pongs.is_empty()
+            && let Ok(written) = self.wire.tcp().try_write(&self.pongs)
+        {
             self.pongs.drain(..written);
         }
         Ok(Some(step))
@@ -204,8 +210,10 @@ impl Socket {
 
     /// Writes frames as they are.
     pub async fn write(&mut self, frames: &[u8]) -> io::Result<()> {
-        let pongs = std::mem::take(&mut self.pongs);
-        self.wire.write_all(&pongs).await?;
+        if !self.pongs.is_empty() {
+            let pongs = std::mem::take(&mut self.pongs);
+            self.wire.write_all(&pongs).await?;
+        }
         self.wire.write_all(frames).await
     }
 }
