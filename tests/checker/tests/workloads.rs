@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use waystation_checker::checks::Check;
 use waystation_checker::history::Ev;
-use waystation_checker::run::{Failure, Nemesis, Options, Outcome, Workload, run, server_config};
+use waystation_checker::run::{Failure, Mix, Nemesis, Options, Outcome, Workload, run, server_config};
 use waystation_harness::{Config, Kind};
 
 /// Cycles of the short runs.
@@ -105,6 +105,14 @@ async fn w1_none_on_prosody() {
 async fn w1_reset_on_prosody() {
     let Some(server) = prosody(&["smacks", "mam", "carbons"]) else { return };
     passes(Options { gentle: true, ..options(Workload::Chat, Nemesis::Reset, CYCLES, server) }).await;
+}
+
+/// Two clients over WebSockets and one over BOSH: they, too, lose nothing as long as the server lives.
+#[tokio::test]
+async fn w1_reset_on_prosody_from_the_web() {
+    let Some(server) = prosody(&["smacks", "mam", "carbons"]) else { return };
+    let options = options(Workload::Chat, Nemesis::Reset, CYCLES, server);
+    passes(Options { gentle: true, mix: Mix::Web, ..options }).await;
 }
 
 /// Prosody acknowledges before anything is stored; without an archive a kill loses what waits in

@@ -28,6 +28,7 @@ const MAX_QUEUED: usize = 256 * 1024;
 /// A client's stream over BOSH.
 pub struct Bosh {
     exchange: Exchange,
+    sent: u64,
     events: VecDeque<StreamEvent>,
     patience: Duration,
     wait: u64,
@@ -42,6 +43,7 @@ impl Bosh {
         let rid = 1_000_000_000 + u64::from(u32::from_be_bytes(bytes));
         Self {
             exchange: Exchange::new(at, PATH, rid),
+            sent: 0,
             events: VecDeque::new(),
             patience: PATIENCE,
             wait: WAIT,
@@ -82,7 +84,18 @@ impl Bosh {
             self.answer(deadline, "room to send").await?;
         }
         self.exchange.post(with_namespace(xml).as_bytes());
+        self.sent += 1;
         self.flush(deadline).await
+    }
+
+    /// How many elements were sent.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// How many of them, from the first one on, went with requests that are answered.
+    pub fn confirmed(&self) -> u64 {
+        self.exchange.confirmed()
     }
 
     async fn flush(&mut self, deadline: Instant) -> Result<()> {
@@ -172,7 +185,7 @@ impl Bosh {
 
     /// Asks for the end of the session, after all that was sent.
     pub async fn end_stream(&mut self) -> Result<()> {
-        self.exchange.post_body("type='terminate'");
+        self.exchange.terminate();
         self.flush(Instant::now() + self.patience).await
     }
 

@@ -45,9 +45,13 @@ pub struct Exchange {
     posts: VecDeque<Post>,
     unanswered: VecDeque<Request>,
     answered: VecDeque<Request>,
-    early: BTreeMap<u64, Vec<u8>>,
+    /// Calls of [`Exchange::post`] whose request is answered.
+    confirmed: u64,
+    early: BTreeMap<u64, (Vec<u8>, u64)>,
     answers: VecDeque<Vec<u8>>,
     slots: Vec<Slot>,
+    /// The client has asked for the end.
+    ending: bool,
     terminated: bool,
 }
 
@@ -55,6 +59,8 @@ pub struct Exchange {
 struct Post {
     attributes: String,
     payload: Vec<u8>,
+    /// How many calls of [`Exchange::post`] it is made of.
+    count: u64,
     /// Whether nothing may be added to it.
     alone: bool,
 }
@@ -63,6 +69,7 @@ struct Post {
 struct Request {
     rid: u64,
     body: Vec<u8>,
+    count: u64,
     under_way: bool,
 }
 
@@ -90,9 +97,11 @@ impl Exchange {
             posts: VecDeque::new(),
             unanswered: VecDeque::new(),
             answered: VecDeque::new(),
+            confirmed: 0,
             early: BTreeMap::new(),
             answers: VecDeque::new(),
             slots: Vec::new(),
+            ending: false,
             terminated: false,
         }
     }
@@ -118,10 +127,12 @@ impl Exchange {
         match self.posts.back_mut() {
             Some(last) if !last.alone && last.payload.len() + payload.len() <= MAX_PAYLOAD => {
                 last.payload.extend_from_slice(payload);
+                last.count += 1;
             }
             _ => self.posts.push_back(Post {
                 attributes: String::new(),
                 payload: payload.to_vec(),
+                count: 1,
                 alone: false,
             }),
         }
@@ -129,12 +140,30 @@ impl Exchange {
 
     /// Queues a request of its own, whose `<body/>` has these attributes and holds nothing.
     pub fn post_body(&mut self, attributes: &str) {
-        self.posts.push_back(Post { attributes: format!(" {attributes}"), payload: Vec::new(), alone: true });
+        self.posts.push_back(Post {
+            attributes: format!(" {attributes}"),
+            payload: Vec::new(),
+            count: 0,
+            alone: true,
+        });
+    }
+
+    /// Queues the request that ends the session, after what was queued before.
+    pub fn terminate(&mut self) {
+        self.ending = true;
+        self.post_body("type='terminate'");
     }
 
     /// Bytes of stanzas that no request was made of yet.
     pub fn queued(&self) -> usize {
         self.posts.iter().map(|post| post.payload.len()).sum()
+    }
+
+    /// How many calls of [`Exchange::post`], from the first one on, went with requests that are answered.
+    /// A server may answer before it has done anything with them (XEP-0124 section 8); what else an
+    /// answer means is between it and its clients.
+    pub fn confirmed(&self) -> u64 {
+        self.confirmed
     }
 
     /// Whether a session was created and not ended by the server.
@@ -249,6 +278,7 @@ impl Exchange {
     pub async fn shut(&mut self) {
         for slot in std::mem::take(&mut self.slots) {
             let (mut wire, mut rest) = slot.connection.into_wire();
+            // What fails here fails on a socket that is gone already.
             let _gone = wire.shutdown().await;
             // Only after the server has read to the end is no reset sent for what this side leaves unread.
             while matches!(wire.read(&mut rest).await, Ok(n) if n > 0) {}
@@ -270,7 +300,7 @@ impl Exchange {
             let post = match self.posts.pop_front() {
                 Some(post) => post,
                 None if hold && open == 0 && self.is_open() => {
-                    Post { attributes: String::new(), payload: Vec::new(), alone: true }
+                    Post { attributes: String::new(), payload: Vec::new(), count: 0, alone: true }
                 }
                 None => break,
             };
@@ -318,7 +348,7 @@ impl Exchange {
             body.extend_from_slice(&post.payload);
             body.extend_from_slice(b"</body>");
         }
-        Request { rid, body, under_way: false }
+        Request { rid, body, count: post.count, under_way: false }
     }
 
     /// Writes and reads; ready when something has come.
@@ -353,32 +383,36 @@ impl Exchange {
 
     fn take(&mut self, rid: u64, body: Vec<u8>) {
         let Some(at) = self.unanswered.iter().position(|request| request.rid == rid) else { return };
-        match kind(&body) {
+        let kind = kind(&body);
+        if kind == Kind::Error {
             // XEP-0124 section 17.3: the request is to be made again, and those before it.
-            Kind::Error => {
-                for request in self.unanswered.iter_mut().take(at + 1) {
-                    request.under_way &= self.slots.iter().any(|slot| slot.rid == Some(request.rid));
-                }
-                return;
+            for request in self.unanswered.iter_mut().take(at + 1) {
+                request.under_way &= self.slots.iter().any(|slot| slot.rid == Some(request.rid));
             }
-            Kind::Terminate => self.terminated = true,
-            Kind::Normal => {}
+            return;
         }
-        if let Some(request) = self.unanswered.remove(at) {
-            self.answered.push_back(request);
-            if self.answered.len() > KEPT {
-                self.answered.pop_front();
-            }
-        }
-        self.early.insert(rid, body);
-        while let Some(body) = self.early.remove(&self.next_answer) {
-            self.answers.push_back(body);
-            self.next_answer += 1;
-        }
-        if self.terminated {
+        let Some(request) = self.unanswered.remove(at) else { return };
+        if let Kind::Terminate { orderly } = kind {
+            self.terminated = true;
             // The others are answered with nothing, or not at all (XEP-0124 section 13).
-            self.unanswered.clear();
-            self.answers.extend(std::mem::take(&mut self.early).into_values());
+            let others: u64 = self.early.values().map(|(_, count)| count).sum();
+            let open: u64 = self.unanswered.drain(..).map(|request| request.count).sum();
+            if orderly && self.ending {
+                self.confirmed += others + open + request.count;
+            }
+            self.answers.extend(std::mem::take(&mut self.early).into_values().map(|(body, _)| body));
+            self.answers.push_back(body);
+            return;
+        }
+        self.early.insert(rid, (body, request.count));
+        self.answered.push_back(request);
+        if self.answered.len() > KEPT {
+            self.answered.pop_front();
+        }
+        while let Some((body, count)) = self.early.remove(&self.next_answer) {
+            self.answers.push_back(body);
+            self.confirmed += count;
+            self.next_answer += 1;
         }
     }
 }
@@ -387,22 +421,27 @@ impl Exchange {
 enum Kind {
     Normal,
     Error,
-    Terminate,
+    Terminate {
+        /// Without a condition.
+        orderly: bool,
+    },
 }
 
 /// The kind of a `<body/>`, from its start tag.
 fn kind(body: &[u8]) -> Kind {
     let tag = body.split(|b| *b == b'>').next().unwrap_or_default();
     let has = |value: &str| {
-        [format!(" type='{value}'"), format!(" type=\"{value}\"")]
-            .iter()
-            .any(|attribute| tag.windows(attribute.len()).any(|w| w == attribute.as_bytes()))
+        contains(tag, &format!(" type='{value}'")) || contains(tag, &format!(" type=\"{value}\""))
     };
     match (has("terminate"), has("error")) {
-        (true, _) => Kind::Terminate,
+        (true, _) => Kind::Terminate { orderly: !contains(tag, " condition=") },
         (_, true) => Kind::Error,
         _ => Kind::Normal,
     }
+}
+
+fn contains(text: &[u8], part: &str) -> bool {
+    text.windows(part.len()).any(|w| w == part.as_bytes())
 }
 
 #[cfg(test)]
@@ -436,6 +475,7 @@ mod tests {
         exchange.take(7, b"<body n='7'/>".to_vec());
         assert_eq!(exchange.answers, [&b"<body n='7'/>"[..], b"<body n='8'/>"]);
         assert_eq!((exchange.next_answer, exchange.unanswered().count()), (9, 0));
+        assert_eq!(exchange.confirmed(), 2);
     }
 
     #[test]
@@ -459,6 +499,21 @@ mod tests {
         exchange.take(7, b"<body type=\"terminate\"><x type='error'/></body>".to_vec());
         assert!(!exchange.is_open() && exchange.unanswered.is_empty());
         assert_eq!(kind(b"<body><x type='error'/></body>"), Kind::Normal);
+    }
+
+    #[test]
+    fn only_an_orderly_end_confirms_what_is_open() {
+        for (end, confirmed) in [
+            (&b"<body type='terminate'/>"[..], 2),
+            (b"<body type='terminate' condition='item-not-found'/>", 0),
+        ] {
+            let mut exchange = exchange();
+            make(&mut exchange, b"<a/>");
+            make(&mut exchange, b"<b/>");
+            exchange.terminate();
+            exchange.take(7, end.to_vec());
+            assert_eq!((exchange.confirmed(), exchange.is_open()), (confirmed, false));
+        }
     }
 
     #[test]

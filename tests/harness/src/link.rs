@@ -179,6 +179,23 @@ impl Link {
         }
     }
 
+    /// Shuts the connection after what was written, and reads and drops what still comes: the server
+    /// finds no half of anything. A session over BOSH goes on with the next step.
+    pub async fn shut(&mut self) {
+        // What fails here fails on a socket that is gone already.
+        match self {
+            Self::Tcp(raw) => {
+                let _gone = raw.wire().shutdown().await;
+                let _unread = raw.read_to_end().await;
+            }
+            Self::WebSocket(socket) => {
+                let _gone = socket.wire().shutdown().await;
+                while matches!(socket.next_message("the end").await, Ok(Some(_))) {}
+            }
+            Self::Bosh(bosh) => bosh.exchange().shut().await,
+        }
+    }
+
     /// Breaks the connection without a word.
     ///
     /// # Errors
