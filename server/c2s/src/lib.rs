@@ -2,9 +2,11 @@
 //!
 //! What must hold: nothing a client sends before authentication acts on anything but its own
 //! negotiation; what arrived before TLS is never taken for XML after it (T1); an account's
-//! session runs on the arbiter of its route.
+//! session runs on the arbiter of its route; a client of a web transport, whose connection is
+//! in-process, is treated as one over TCP, save that TLS was below its transport or is nowhere.
 
 mod context;
+mod gateway;
 mod negotiate;
 mod recipients;
 mod resume;
@@ -13,6 +15,7 @@ mod session;
 mod stream;
 
 pub use context::{C2s, Limits, Rate};
+pub use gateway::{accept_authenticated, accept_gateway};
 pub use negotiate::accept;
 pub use recipients::{RecipientLimit, Recipients};
 

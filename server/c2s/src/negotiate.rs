@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use waystation_auth::{ConnectionFailures, Offer, SaslError};
 use waystation_core::stanza::escaped;
-use waystation_core::xml::Element;
+use waystation_core::xml::{Element, Framer};
 use waystation_core::{
     Condition, IqType, Jid, Stanza, StanzaError, StanzaType, StreamCondition, StreamError,
 };
@@ -20,6 +20,7 @@ use waystation_runtime::{DrainSignal, outlet};
 use waystation_transport::{Connection, DetachedConnection};
 
 use crate::context::C2s;
+use crate::gateway;
 use crate::resume::{self, Resumed};
 use crate::sasl;
 use crate::session::client_state::NS_CLIENT_STATE;
@@ -47,7 +48,13 @@ pub fn accept(shared: Arc<C2s>, connection: DetachedConnection, direct_tls: bool
         let limit = shared.limits.unauthenticated;
         let result = guarded(&shared, limit, authenticate(&mut stream, &shared, direct_tls)).await;
         match result {
-            Ok(account) => continue_on_the_accounts_arbiter(shared, stream, account),
+            Ok(account) => {
+                let Stream { conn, framer, buffer, host, .. } = stream;
+                match conn.detach() {
+                    Ok(conn) => bind_on_the_accounts_arbiter(shared, conn, framer, buffer, host, account),
+                    Err(error) => tracing::debug!(%error, "connection lost after authentication"),
+                }
+            }
             Err(failure) => stream.end(&shared, failure).await,
         }
     });
@@ -68,13 +75,17 @@ async fn guarded<T>(
     }
 }
 
-fn continue_on_the_accounts_arbiter(shared: Arc<C2s>, stream: Stream, account: Jid) {
+/// Goes on with a stream whose client is known to be `account`, at the header that follows
+/// authentication. May be called on any thread.
+pub(crate) fn bind_on_the_accounts_arbiter(
+    shared: Arc<C2s>,
+    detached: DetachedConnection,
+    framer: Framer,
+    buffer: Vec<u8>,
+    host: Option<String>,
+    account: Jid,
+) {
     let place = shared.arbiters.place(account.as_str());
-    let Stream { conn, framer, buffer, host, .. } = stream;
-    let detached = match conn.detach() {
-        Ok(detached) => detached,
-        Err(error) => return tracing::debug!(%error, "connection lost after authentication"),
-    };
     let arbiters = shared.arbiters.clone();
     arbiters.run_on(place, move || {
         let conn = match detached.attach() {
@@ -132,6 +143,7 @@ async fn authenticate(stream: &mut Stream, shared: &C2s, direct_tls: bool) -> Re
     let mut failures = shared.limits.failures.connection();
     loop {
         stream.open(shared, None).await?;
+        gateway::check(stream, shared)?;
         if let Some(info) = stream.conn.tls_info()
             && let (Some(name), Some(host)) = (info.server_name(), &stream.host)
             && name != host
@@ -165,7 +177,7 @@ async fn pre_auth_stream(
     shared: &C2s,
     failures: ConnectionFailures,
 ) -> Result<PreAuth, Failure> {
-    let tls_first = !stream.conn.is_tls() && tls_required(stream, shared);
+    let tls_first = !stream.conn.is_encrypted() && tls_required(stream, shared);
     let host = stream.host.clone().unwrap_or_default();
     let offer = sasl::offer(stream, shared);
     stream.send(features(stream, shared, tls_first, &offer).as_bytes()).await?;
@@ -214,7 +226,7 @@ async fn pre_auth_stream(
 
 fn features(stream: &Stream, shared: &C2s, tls_first: bool, offer: &Offer) -> String {
     let mut out = String::from("<stream:features>");
-    if !stream.conn.is_tls() && shared.tls.is_some() {
+    if stream.conn.can_start_tls() && shared.tls.is_some() {
         out.push_str("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'>");
         if tls_first {
             out.push_str("<required/>");
@@ -232,7 +244,7 @@ fn features(stream: &Stream, shared: &C2s, tls_first: bool, offer: &Offer) -> St
 }
 
 async fn start_tls(stream: &mut Stream, shared: &C2s, host: &str) -> Result<(), Failure> {
-    let Some(tls) = shared.tls.as_ref().filter(|_| !stream.conn.is_tls()) else {
+    let Some(tls) = shared.tls.as_ref().filter(|_| stream.conn.can_start_tls()) else {
         // RFC 6120 5.4.2.2: nothing to negotiate; the stream ends.
         stream.send(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await?;
         return Err(Failure::Closed);
@@ -285,6 +297,7 @@ enum Bound {
 async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<Bound, Failure> {
     stream.framer.set_limits(shared.limits.authenticated);
     let open = stream.open(shared, Some(account)).await?;
+    gateway::check(stream, shared)?;
     let lang = open.lang.filter(|lang| lang.len() <= waystation_core::read::MAX_LANG);
     let lang = lang.map(|lang| escaped(&lang).into_boxed_str());
     let features = format!(
@@ -347,6 +360,8 @@ async fn bind(stream: &mut Stream, shared: &C2s, account: &Jid) -> Result<Bound,
 
 pub(crate) fn security(conn: &Connection) -> &'static str {
     match conn.tls_info().map(|info| info.version()) {
+        // The version is known to whoever listens for the web.
+        None if conn.is_encrypted() => "TLS",
         None => "none",
         Some(waystation_transport::TlsVersion::Tls12) => "TLSv1.2",
         Some(waystation_transport::TlsVersion::Tls13) => "TLSv1.3",

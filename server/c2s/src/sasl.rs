@@ -28,7 +28,7 @@ pub(crate) fn offer(stream: &Stream, shared: &C2s) -> Offer {
     };
     let mut policy = shared.sasl.clone();
     policy.require_encryption = crate::negotiate::tls_required(stream, shared);
-    Offer::new(&policy, stream.conn.is_tls(), bindings)
+    Offer::new(&policy, stream.conn.is_encrypted(), bindings)
 }
 
 /// Writes the stream features of an offer.

@@ -116,7 +116,7 @@ impl Stream {
         match outcome {
             ReadOutcome::Data { .. } => Ok(()),
             ReadOutcome::Closed => Err(Failure::Closed),
-            ReadOutcome::Truncated => Err(Failure::Lost("the connection ended without a TLS close".into())),
+            ReadOutcome::Truncated => Err(Failure::Lost("the connection was cut off".into())),
         }
     }
 
@@ -175,7 +175,7 @@ impl Stream {
         waystation_core::xml::escape_attr(&host, &mut out);
         // RFC 6120 4.7.2: only once the client's identity is known for sure may a `from` that
         // it claims be used; a `to` is given back when the client said who it is over TLS.
-        if let Some(from) = open.from.as_deref().filter(|_| self.conn.is_tls())
+        if let Some(from) = open.from.as_deref().filter(|_| self.conn.is_encrypted())
             && let Ok(from) = Jid::parse(from)
         {
             out.extend_from_slice(b"' to='");

@@ -79,8 +79,6 @@ fn listeners(config: &Config, reader: &mut Reader<'_>) {
     for (key, addresses, service) in [
         ("listen.s2s", &listen.s2s, "federation with other servers"),
         ("listen.s2s_tls", &listen.s2s_tls, "federation with other servers"),
-        ("listen.http", &listen.http, "HTTP service"),
-        ("listen.https", &listen.https, "HTTP service"),
     ] {
         if !addresses.is_empty() {
             let help = format!("leave it out, or write {key} = []");
@@ -88,7 +86,12 @@ fn listeners(config: &Config, reader: &mut Reader<'_>) {
         }
     }
     let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
-    for (key, addresses) in [("listen.c2s", &listen.c2s), ("listen.c2s_tls", &listen.c2s_tls)] {
+    for (key, addresses) in [
+        ("listen.c2s", &listen.c2s),
+        ("listen.c2s_tls", &listen.c2s_tls),
+        ("listen.http", &listen.http),
+        ("listen.https", &listen.https),
+    ] {
         for address in addresses {
             if let Some((other, first)) = taken.iter().find(|(_, t)| overlap(t, address)) {
                 let place =

@@ -152,6 +152,8 @@ macro_rules! choice {
     };
 }
 
+pub(crate) use choice;
+
 /// A value with a name, as it is written in the configuration.
 pub trait Named {
     /// The name.

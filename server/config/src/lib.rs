@@ -15,6 +15,7 @@ mod source;
 mod suggest;
 mod units;
 mod value;
+mod web;
 
 use std::collections::BTreeMap;
 
@@ -24,10 +25,13 @@ pub use kinds::{
 };
 pub use problem::{ConfigError, Excerpt, Origin, Problem};
 pub use reference::reference;
-pub use schema::{Config, Contact, Info, Limits, Listen, Log, Registration, Sasl, Shutdown, Storage, Tls};
+pub use schema::{
+    Config, Contact, Info, Limits, Listen, Log, Registration, Sasl, Shutdown, Storage, Tls, Web,
+};
 pub use source::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Sources};
 pub use units::Size;
 pub use waystation_core::storage::Durability;
+pub use web::{ExternalUrl, Network, PlainLogin, WebOrigin};
 
 /// A configuration with the places where its keys were set.
 #[derive(Clone, Debug)]

@@ -16,6 +16,7 @@ use crate::kinds::{
 use crate::node::{Item, ItemKind, Node, section};
 use crate::suggest;
 use crate::units::Size;
+use crate::web::{ExternalUrl, Network, PlainLogin, WebOrigin};
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -64,6 +65,8 @@ section! {
         archive: Archive = Archive::default();
         /// Registration by clients (XEP-0077).
         registration: Registration = Registration::default();
+        /// HTTP services, for clients in browsers.
+        web: Web = Web::default();
         /// Addresses of the people who run the server, shown to other servers and to clients
         /// (XEP-0157), as URIs: "mailto:abuse@example.org", "xmpp:admin@example.org".
         contact: Contact = Contact::default();
@@ -87,10 +90,15 @@ section! {
         s2s: Vec<SocketAddr> = Vec::new();
         /// Other servers, with TLS from the first byte. This build has no federation: leave it empty.
         s2s_tls: Vec<SocketAddr> = Vec::new();
-        /// HTTP. This build has no HTTP service: leave it empty.
-        http: Vec<SocketAddr> = Vec::new();
-        /// HTTPS. This build has no HTTP service: leave it empty.
-        https: Vec<SocketAddr> = Vec::new();
+        /// HTTP, for browsers and for a proxy in front of the server: the chat page, WebSocket
+        /// (RFC 7395), BOSH (XEP-0124) and their discovery (XEP-0156); see [web].
+        http: Vec<SocketAddr> = loopback(5280);
+        /// The same by HTTPS, with the certificates of the hosts. HTTP/1.1 only.
+        https: Vec<SocketAddr> = loopback(5281);
+        /// Networks of proxies whose connections to c2s, c2s_tls, http and https begin with a
+        /// PROXY header (version 1 or 2) that names the client. A connection from there without
+        /// one is closed; from elsewhere a header is not looked for.
+        proxy_protocol: Vec<Network> = Vec::new();
     }
 }
 
@@ -283,6 +291,30 @@ section! {
         password_change: bool = true;
         /// Users may remove their account with all that is kept of it.
         removal: bool = true;
+    }
+}
+
+section! {
+    /// HTTP services, for clients in browsers.
+    pub struct Web {
+        /// Serves a chat client, Converse.js, as a page at /. It is part of this program, and
+        /// the page loads nothing from anywhere else.
+        chat_page: bool = true;
+        /// When users may log in over HTTP without encryption. "loopback": from a browser on this
+        /// machine. "never": behind HTTPS only. "always": their passwords and messages can be
+        /// read on the way. Choose "never" where a proxy on this machine passes on connections
+        /// without telling so by X-Forwarded-For.
+        plain_login: PlainLogin = PlainLogin::Loopback;
+        /// Where clients find WebSocket and BOSH, as told by /.well-known/host-meta: "auto" is
+        /// where they asked. Set it where they are reached under another name than the domain's.
+        external_url: ExternalUrl = ExternalUrl::Auto;
+        /// Origins of web pages elsewhere whose clients may connect by WebSocket and BOSH; pages
+        /// of this server always may. "*" is safe: the server uses no cookies, so that a page can
+        /// do no more than a program with the user's password could.
+        origins: Vec<WebOrigin> = vec![WebOrigin::any()];
+        /// Networks of HTTP proxies that are believed when X-Forwarded-For, X-Forwarded-Proto and
+        /// X-Forwarded-Host say who the client is. Their connections are not limited in number.
+        trusted_proxies: Vec<Network> = Vec::new();
     }
 }
 

@@ -248,15 +248,15 @@ fn a_variable_that_is_no_text_is_told() {
 #[test]
 fn listeners_that_this_build_lacks_stop_the_start() {
     assert_eq!(
-        message("[listen]\ns2s = [\"0.0.0.0:5269\"]\nhttps = [\"0.0.0.0:5443\"]\n"),
+        message("[listen]\ns2s = [\"0.0.0.0:5269\"]\ns2s_tls = [\"0.0.0.0:5270\"]\n"),
         r#"w.toml:2:7: listen.s2s: this build has no federation with other servers, expected no address
   2 | s2s = ["0.0.0.0:5269"]
     |       ^^^^^^^^^^^^^^^^
   help: leave it out, or write listen.s2s = []
-w.toml:3:9: listen.https: this build has no HTTP service, expected no address
-  3 | https = ["0.0.0.0:5443"]
-    |         ^^^^^^^^^^^^^^^^
-  help: leave it out, or write listen.https = []
+w.toml:3:11: listen.s2s_tls: this build has no federation with other servers, expected no address
+  3 | s2s_tls = ["0.0.0.0:5270"]
+    |           ^^^^^^^^^^^^^^^^
+  help: leave it out, or write listen.s2s_tls = []
 2 problems in the configuration"#
     );
 }
@@ -275,6 +275,7 @@ limits.stanza_size = "2 MiB"
 [listen]
 c2s = ["0.0.0.0:5222", "[::]:5222", "127.0.0.1:0"]
 c2s_tls = ["127.0.0.1:5222", "127.0.0.1:0"]
+https = ["127.0.0.1:5280"]
 "#;
     assert_eq!(
         message(text),
@@ -298,7 +299,11 @@ w.toml:12:11: listen.c2s_tls: found 127.0.0.1:5222, which is taken: listen.c2s h
   12 | c2s_tls = ["127.0.0.1:5222", "127.0.0.1:0"]
      |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
   help: use another port, or a single address instead of all
-6 problems in the configuration"#
+w.toml:13:9: listen.https: found 127.0.0.1:5280, which is taken: listen.http has it already
+  13 | https = ["127.0.0.1:5280"]
+     |         ^^^^^^^^^^^^^^^^^^
+  help: use another port, or a single address instead of all
+7 problems in the configuration"#
     );
     assert!(message("hosts = []").contains("hosts: found no host, expected at least one"));
 }

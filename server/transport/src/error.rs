@@ -35,6 +35,9 @@ pub enum TransportError {
     /// TLS was started on a connection that has it already.
     #[error("TLS is already active")]
     TlsActive,
+    /// TLS was started on an in-process connection.
+    #[error("there is no TLS on an in-process connection")]
+    NoSocket,
     /// The connection failed or was shut down before.
     #[error("connection is closed")]
     Closed,

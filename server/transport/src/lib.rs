@@ -1,4 +1,5 @@
-//! The byte transport below XMPP streams: TCP, the STARTTLS upgrade and direct TLS.
+//! The byte transport below XMPP streams: TCP, the STARTTLS upgrade and direct TLS; and pipes, over which
+//! web transports of the same process speak as clients do over a socket.
 //!
 //! What this crate owns: sockets, TLS sessions, certificates and listeners. It knows nothing of XML.
 //!
@@ -16,14 +17,19 @@ mod connection;
 mod error;
 mod listener;
 mod outgoing;
+mod pipe;
+mod proxy;
 mod scratch;
 mod tls;
 
 pub use admission::{AddressLimits, AddressSlot, Admission, Refusal};
 pub use connection::{Connection, DetachedConnection, Flow, ReadOutcome};
 pub use error::TransportError;
-pub use listener::{BindError, Listener};
+pub use ipnet::IpNet;
+pub use listener::{Accepted, BindError, Listener};
+pub use pipe::{PipeClosed, PipeEnd, pipe};
 pub use tls::acceptor::{TlsAcceptor, TlsSettings};
 pub use tls::certificate::{CertificateError, CertificateWarning, HostCertificate};
 pub use tls::development::{DevelopmentCertificate, DevelopmentOrigin, ensure_development_certificate};
 pub use tls::info::{TlsInfo, TlsVersion};
+pub use tokio_rustls::server::TlsStream;

@@ -1,20 +1,24 @@
 //! Accepts TCP connections.
 //!
 //! What must stay true: nothing that a client or a lack of file descriptors does ends the loop or makes it
-//! spin; it ends when its stop signal comes.
+//! spin; it ends when its stop signal comes. What a PROXY header says is believed only of proxies that were
+//! named; limits count the client that it names.
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
-use crate::admission::{Admission, Refusal};
+use crate::admission::{AddressSlot, Admission};
 use crate::connection::DetachedConnection;
+use crate::proxy::{self, ProxyError};
 
 const BACKLOG: i32 = 1024;
 /// How long to wait when no file descriptor is left.
@@ -63,7 +67,25 @@ pub enum BindError {
 pub struct Listener {
     socket: std::net::TcpListener,
     address: SocketAddr,
+    gate: Gate,
+}
+
+/// Who is let in.
+struct Gate {
     admission: Admission,
+    proxies: Vec<IpNet>,
+    unlimited: Vec<IpNet>,
+    refused: u64,
+}
+
+/// A socket that was accepted: non-blocking, and on no runtime.
+pub struct Accepted {
+    /// The socket.
+    pub stream: std::net::TcpStream,
+    /// The client: who a PROXY header names, if there was one.
+    pub peer: SocketAddr,
+    /// Its place among the connections of its address, to be kept for as long as the socket.
+    pub slot: Option<AddressSlot>,
 }
 
 impl Listener {
@@ -92,7 +114,24 @@ impl Listener {
             _ => BindError::Other { address, source },
         })?;
         let address = socket.local_addr().map_err(|source| BindError::Other { address, source })?;
-        Ok(Self { socket, address, admission })
+        let gate = Gate { admission, proxies: Vec::new(), unlimited: Vec::new(), refused: 0 };
+        Ok(Self { socket, address, gate })
+    }
+
+    /// Connections from these networks must begin with a PROXY header, version 1 or 2, within 5 seconds;
+    /// without one they are closed. From elsewhere a header is not looked for.
+    #[must_use]
+    pub fn with_proxies(mut self, networks: &[IpNet]) -> Self {
+        self.gate.proxies = networks.to_vec();
+        self
+    }
+
+    /// Connections from these networks are not limited by address: they are those of proxies which carry
+    /// many clients.
+    #[must_use]
+    pub fn without_limits_for(mut self, networks: &[IpNet]) -> Self {
+        self.gate.unlimited = networks.to_vec();
+        self
     }
 
     /// The address listened on, with the port that was chosen if port 0 was asked for.
@@ -107,32 +146,49 @@ impl Listener {
         stop: impl Future<Output = ()>,
         mut accepted: impl FnMut(DetachedConnection),
     ) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.socket)?;
+        let detached = |one: Accepted| accepted(DetachedConnection::accepted(one.stream, one.peer, one.slot));
+        self.run_streams(stop, detached).await
+    }
+
+    /// As [`Listener::run`], for those who do not use [`crate::Connection`].
+    pub async fn run_streams(
+        self,
+        stop: impl Future<Output = ()>,
+        mut accepted: impl FnMut(Accepted),
+    ) -> io::Result<()> {
+        let Self { socket, address, mut gate } = self;
+        let listener = TcpListener::from_std(socket)?;
         let mut reserve = Reserve::new();
         let mut stop = pin!(stop);
-        let mut refused: u64 = 0;
+        // Connections of proxies whose header is not there yet.
+        let mut announced: JoinSet<Result<(TcpStream, SocketAddr), ProxyError>> = JoinSet::new();
         loop {
             let outcome = tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
+                Some(header) = announced.join_next() => {
+                    match header {
+                        Ok(Ok((stream, client))) => gate.admit(stream, client, &mut accepted),
+                        Ok(Err(error)) => tracing::debug!(%address, %error, "proxy refused"),
+                        Err(error) => tracing::error!(%address, %error, "reading a header failed"),
+                    }
+                    continue;
+                }
                 outcome = listener.accept() => outcome,
             };
             match outcome {
                 Ok((stream, peer)) => {
                     reserve.refill();
-                    match self.admission.admit(peer.ip()) {
-                        Ok(slot) => match prepare(stream) {
-                            Ok(stream) => accepted(DetachedConnection::accepted(stream, peer, slot)),
-                            Err(error) => tracing::debug!(%peer, %error, "connection lost while accepting"),
-                        },
-                        Err(refusal) => {
-                            refused += 1;
-                            log_refusal(peer, refusal, refused);
-                        }
+                    if !contains(&gate.proxies, peer.ip()) {
+                        gate.admit(stream, peer, &mut accepted);
+                    } else if announced.len() < proxy::MAX_UNREAD {
+                        announced.spawn(announce(stream, peer));
+                    } else {
+                        gate.refuse(peer, &"too many connections without a PROXY header");
                     }
                 }
                 Err(error) if is_exhausted(&error) => {
-                    reserve.shed(&listener, self.address, &error);
+                    reserve.shed(&listener, address, &error);
                     tokio::select! {
                         biased;
                         () = &mut stop => return Ok(()),
@@ -140,16 +196,47 @@ impl Listener {
                     }
                 }
                 // The client gave up while waiting, or the network failed it: none of the listener's concern.
-                Err(error) => tracing::debug!(address = %self.address, %error, "accept failed"),
+                Err(error) => tracing::debug!(%address, %error, "accept failed"),
             }
         }
     }
 }
 
-/// Logs refusals with growing distance, so that a flood of them cannot flood the log.
-fn log_refusal(peer: SocketAddr, refusal: Refusal, count: u64) {
-    if count.is_power_of_two() {
-        tracing::warn!(%peer, reason = %refusal, refused_so_far = count, "connection refused");
+impl Gate {
+    /// Counts a connection and hands it on, or closes it.
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, accepted: &mut impl FnMut(Accepted)) {
+        let place = match contains(&self.unlimited, peer.ip()) {
+            true => Ok(None),
+            false => self.admission.admit(peer.ip()),
+        };
+        match place {
+            Ok(slot) => match prepare(stream) {
+                Ok(stream) => accepted(Accepted { stream, peer, slot }),
+                Err(error) => tracing::debug!(%peer, %error, "connection lost while accepting"),
+            },
+            Err(refusal) => self.refuse(peer, &refusal),
+        }
+    }
+
+    /// Logs refusals with growing distance, so that a flood of them cannot flood the log.
+    fn refuse(&mut self, peer: SocketAddr, reason: &dyn std::fmt::Display) {
+        self.refused += 1;
+        if self.refused.is_power_of_two() {
+            tracing::warn!(%peer, %reason, refused_so_far = self.refused, "connection refused");
+        }
+    }
+}
+
+/// True if one of the networks has the address.
+fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    !networks.is_empty() && networks.iter().any(|network| network.contains(&address.to_canonical()))
+}
+
+/// Reads the header that a proxy sends first.
+async fn announce(mut stream: TcpStream, peer: SocketAddr) -> Result<(TcpStream, SocketAddr), ProxyError> {
+    match tokio::time::timeout(proxy::DEADLINE, proxy::read(&mut stream)).await {
+        Ok(client) => Ok((stream, client?.unwrap_or(peer))),
+        Err(_) => Err(ProxyError::Io(io::ErrorKind::TimedOut.into())),
     }
 }
 

@@ -36,9 +36,10 @@ where
 {
     let filter = Targets::new()
         .with_default(level(log.level))
-        // The store's engine tells of each of its files at level info; an entry for it in
-        // `log.modules` prevails.
+        // An entry of these in `log.modules` prevails. The store's engine tells of each of its files
+        // at level info; HTTP calls every malformed request of a client an error.
         .with_targets([
+            ("actix_http", LevelFilter::OFF),
             ("fjall", level(log.level).min(LevelFilter::WARN)),
             ("lsm_tree", level(log.level).min(LevelFilter::WARN)),
         ])

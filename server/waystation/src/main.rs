@@ -9,6 +9,7 @@ mod memory;
 mod queue;
 mod registry;
 mod server;
+mod web;
 
 use std::process::ExitCode;
 

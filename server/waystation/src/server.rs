@@ -36,6 +36,7 @@ use crate::admin::{self, AdminSocket, Backend, Dispatcher, storage_options};
 use crate::limits::{c2s_limits, failure_limits, recipient_limit};
 use crate::queue::Committing;
 use crate::registry::{Handle, Registry};
+use crate::web::{WebListeners, chat_page, networks};
 
 /// Runs the server until it is told to stop.
 ///
@@ -160,7 +161,14 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     };
 
     // The drain waits for whoever holds a signal; what the server itself holds must not count.
-    let listening = listen(config, &c2s, &drain)?;
+    let admission = admission(config);
+    let web = WebListeners::bind(config, &admission)?;
+    let web_listening = web.addresses();
+    let listening = listen(config, &c2s, &admission, &drain)?;
+    if listening.is_empty() && web_listening.is_empty() {
+        return Err("listen.c2s, c2s_tls, http and https are all empty: no client could connect".into());
+    }
+    web.serve(config, &c2s, &tls, &arbiters, &drain);
     let socket = AdminSocket::bind(data_dir.path())?;
     let mut stop = drain.signal();
     let admin = actix_rt::spawn(admin::serve(socket, Dispatcher::new(Arc::new(backend)), async move {
@@ -172,8 +180,11 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     for address in &listening {
         tracing::info!(%address, "listening");
     }
+    for (address, encrypted) in &web_listening {
+        tracing::info!(%address, encrypted, "listening for HTTP");
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), storage = storage.name(), "ready");
-    greet(config, &listening);
+    greet(config, &listening, chat_page(config, &web_listening));
 
     let failed = tokio::select! {
         () = signals.until_stop(&tls) => false,
@@ -261,12 +272,7 @@ fn threads(config: &Config) -> usize {
 
 /// Keys of listeners that this version does not have must not be ignored in silence.
 fn refuse_unknown_listeners(config: &Config) -> Result<(), Box<dyn Error>> {
-    for (key, addresses) in [
-        ("listen.s2s", &config.listen.s2s),
-        ("listen.s2s_tls", &config.listen.s2s_tls),
-        ("listen.http", &config.listen.http),
-        ("listen.https", &config.listen.https),
-    ] {
+    for (key, addresses) in [("listen.s2s", &config.listen.s2s), ("listen.s2s_tls", &config.listen.s2s_tls)] {
         if !addresses.is_empty() {
             return Err(format!(
                 "{key}: this version of Waystation has no such listener; remove the addresses"
@@ -341,14 +347,10 @@ fn mechanism(named: waystation_config::Mechanism) -> Option<waystation_auth::Mec
     named.as_name().parse().ok()
 }
 
-/// Opens all listeners, then begins to accept.
-fn listen(
-    config: &Config,
-    c2s: &Arc<C2s>,
-    drain: &Drain,
-) -> Result<Vec<std::net::SocketAddr>, Box<dyn Error>> {
+/// The limits by address, of all listeners together.
+fn admission(config: &Config) -> Admission {
     let limits = &config.limits;
-    let admission = Admission::new(if limits.disabled {
+    Admission::new(if limits.disabled {
         AddressLimits::unlimited()
     } else {
         AddressLimits {
@@ -357,15 +359,23 @@ fn listen(
             burst: limits.connection_burst,
             ..AddressLimits::default()
         }
-    });
+    })
+}
+
+/// Opens the listeners of clients, then begins to accept.
+fn listen(
+    config: &Config,
+    c2s: &Arc<C2s>,
+    admission: &Admission,
+    drain: &Drain,
+) -> Result<Vec<std::net::SocketAddr>, Box<dyn Error>> {
+    let proxies = networks(&config.listen.proxy_protocol);
     let wanted =
         config.listen.c2s.iter().map(|a| (*a, false)).chain(config.listen.c2s_tls.iter().map(|a| (*a, true)));
     let mut listeners = Vec::new();
     for (address, direct_tls) in wanted {
-        listeners.push((Listener::bind(address, admission.clone())?, direct_tls));
-    }
-    if listeners.is_empty() {
-        return Err("listen.c2s and listen.c2s_tls are both empty: no client could connect".into());
+        let listener = Listener::bind(address, admission.clone())?.with_proxies(&proxies);
+        listeners.push((listener, direct_tls));
     }
     let addresses = listeners.iter().map(|(listener, _)| listener.local_addr()).collect();
     let next = Arc::new(AtomicUsize::new(0));
@@ -390,20 +400,25 @@ fn listen(
 }
 
 /// How to begin, for a person who has just started the server on its defaults.
-fn greet(config: &Config, listening: &[std::net::SocketAddr]) {
+fn greet(config: &Config, listening: &[std::net::SocketAddr], chat_page: Option<String>) {
     use std::io::IsTerminal;
     if !std::io::stderr().is_terminal() {
         return;
     }
-    let (Some(host), Some(address)) = (config.hosts.first(), listening.first()) else { return };
+    let Some(host) = config.hosts.first() else { return };
     let (host, data_dir) = (host.as_str(), config.data_dir.display());
+    let page = chat_page.map(|url| format!("To chat in a browser, open {url}\n\n")).unwrap_or_default();
+    let clients = match listening.first() {
+        Some(address) => format!("with any XMPP client, which finds the server on {address}"),
+        None => "with a client in a browser".to_owned(),
+    };
     // Nobody may be reading.
     let _ = std::io::Write::write_fmt(
         &mut std::io::stderr(),
         format_args!(
-            "\nWaystation serves {host} on {address}. In another terminal, make an account:\n\
+            "\n{page}Waystation serves {host}. In another terminal, make an account:\n\
              \n    waystation user add alice@{host} --data-dir {data_dir}\n\
-             \nand log in as alice@{host} with any XMPP client. Ctrl-C stops the server.\n\n"
+             \nand log in as alice@{host} there, or {clients}. Ctrl-C stops the server.\n\n"
         ),
     );
 }
@@ -474,7 +489,8 @@ mod tests {
         modules.extend(archive.map(|archive| Box::new(archive) as Box<dyn Module>));
         let registered = modules.iter().flat_map(|m| m.registration().specs);
         let readme = include_str!("../../../README.md");
-        let built_in = waystation_c2s::SPECS.iter().chain(waystation_route::SPECS).copied();
+        let built_in =
+            waystation_c2s::SPECS.iter().chain(waystation_route::SPECS).chain(waystation_web::SPECS).copied();
         for spec in registered.chain(built_in) {
             let row = format!("| {} | {}", spec.id, spec.version);
             assert!(readme.contains(row.trim_end()), "the README has no row that begins with {row:?}");

@@ -19,3 +19,8 @@ pub trait Streams: Send + Sync + 'static {
     /// True if the domain is served here.
     fn serves(&self, domain: &str) -> bool;
 }
+
+/// True if a host, named as DNS has it, is a domain that is served.
+pub(crate) fn serves_host(streams: &dyn Streams, host: &str) -> bool {
+    Jid::parse(host).is_ok_and(|host| streams.serves(host.domain()))
+}

@@ -21,3 +21,14 @@ pub struct ClientInfo {
     /// `https://example.org:5281`.
     pub base: String,
 }
+
+impl ClientInfo {
+    /// The host that the client asked for, as DNS has it; an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        let authority = self.base.split_once("://").map_or(self.base.as_str(), |(_, authority)| authority);
+        match authority.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or(rest),
+            None => authority.split(':').next().unwrap_or(authority),
+        }
+    }
+}

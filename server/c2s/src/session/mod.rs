@@ -33,6 +33,7 @@ use waystation_runtime::{DrainSignal, Inlet, after_others};
 use waystation_transport::{Connection, Flow, ReadOutcome};
 
 use crate::context::C2s;
+use crate::negotiate::security;
 use client_state::ClientState;
 pub(crate) use inbound::OrderGate;
 use inbound::Parked;
@@ -181,7 +182,7 @@ impl Session {
         tracing::info!(
             session = %jid,
             peer = %connection.peer(),
-            tls = %connection.tls_info().map_or_else(|| "none".to_owned(), |t| t.version().to_string()),
+            tls = security(&connection),
             resumed = resumed.is_some(),
             "session started"
         );
@@ -409,7 +410,7 @@ impl Link {
                 ));
             }
             Poll::Ready(Ok(ReadOutcome::Truncated)) => {
-                self.finish_with(End::Lost("the connection ended without a TLS close".into()));
+                self.finish_with(End::Lost("the connection was cut off".into()));
             }
             Poll::Ready(Err(error)) => self.finish_with(End::Lost(error.to_string())),
         }

@@ -1,14 +1,12 @@
 //! The beginning of TLS and the end of the connection.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::AsyncWrite;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::read::read;
+use super::wire::Wire;
 use super::{Closing, Connection};
 use crate::error::TransportError;
 use crate::scratch::{READ_CHUNK, Scratch};
@@ -34,6 +32,9 @@ impl Connection {
     ) -> Result<(), TransportError> {
         if self.tls.is_some() {
             return Err(TransportError::TlsActive);
+        }
+        if self.wire.pipe().is_some() {
+            return Err(TransportError::NoSocket);
         }
         let mut tls = acceptor.start(host)?;
         tls.feed(leftover)?;
@@ -62,7 +63,7 @@ impl Connection {
             let received = if tls.has_unread() {
                 0
             } else {
-                match ready!(read(&mut self.stream, cx, &mut scratch[pending..pending + READ_CHUNK])) {
+                match ready!(self.wire.read(cx, &mut scratch[pending..pending + READ_CHUNK])) {
                     Ok(0) => return Poll::Ready(Err(TransportError::HandshakeTruncated)),
                     Ok(n) => n,
                     Err(error) => return Poll::Ready(Err(error.into())),
@@ -104,12 +105,12 @@ impl Connection {
                 }
                 Closing::Notified => {
                     ready!(self.poll_flush_wire(cx))?;
-                    ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+                    ready!(self.wire.shut_down(cx))?;
                     self.closing = Closing::Lingering { left: LINGER_BYTES };
                 }
                 Closing::Lingering { left } => {
                     let mut scratch = Scratch::read();
-                    match ready!(read(&mut self.stream, cx, &mut scratch[..READ_CHUNK])) {
+                    match ready!(self.wire.read(cx, &mut scratch[..READ_CHUNK])) {
                         Ok(n) if n > 0 && n < left => {
                             self.closing = Closing::Lingering { left: left - n };
                         }
@@ -134,9 +135,11 @@ impl Connection {
         self.start_tls(acceptor, host, leftover)?;
         let handshake = async {
             poll_fn(|cx| self.poll_flush_wire(cx)).await?;
-            if leftover.is_empty() {
+            if leftover.is_empty()
+                && let Wire::Tcp(stream) = &self.wire
+            {
                 // Not `readable`, which is also true when tokio has not looked yet.
-                self.stream.peek(&mut [0]).await?;
+                stream.peek(&mut [0]).await?;
             }
             // The semaphore is never closed; were it, the handshake would go on without a turn.
             let mut turn = acceptor.handshakes().acquire().await.ok();

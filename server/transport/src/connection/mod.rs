@@ -1,4 +1,4 @@
-//! One connection: a socket, its TLS session if any, and what waits to be sent.
+//! One connection: what carries its bytes, its TLS session if any, and what waits to be sent.
 //!
 //! Its holder polls it; nothing runs in the background. What must stay true: `queued` is sent after everything in the TLS
 //! session's `wire_out`; a poll does a bounded amount of work and, unless it returns a result, has
@@ -6,6 +6,7 @@
 
 mod lifecycle;
 mod read;
+mod wire;
 mod write;
 
 use std::io;
@@ -16,8 +17,10 @@ use tokio::net::TcpStream;
 
 use crate::admission::AddressSlot;
 use crate::outgoing::Outgoing;
+use crate::pipe::Pipe;
 use crate::tls::info::TlsInfo;
 use crate::tls::session::TlsSession;
+use wire::{DetachedWire, Wire};
 
 /// What a sink wants after a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +47,15 @@ pub enum ReadOutcome {
     },
     /// The peer is done sending: by close_notify, or by FIN on a connection without TLS.
     Closed,
-    /// The peer's FIN came without close_notify: what it sent may have been cut off (SECURITY T10).
+    /// The peer's FIN came without close_notify, or the other end of a pipe was lost: what it sent may have
+    /// been cut off (SECURITY T10).
     Truncated,
 }
 
-/// A TCP connection, plain or with TLS. It belongs to the runtime that it was made in; see
-/// [`Connection::detach`] for moving it.
+/// A TCP connection, plain or with TLS, or an in-process one ([`pipe`](crate::pipe())). It belongs to the
+/// runtime that it was made in; see [`Connection::detach`] for moving it.
 pub struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     peer: SocketAddr,
     tls: Option<Box<TlsSession>>,
     queued: Outgoing,
@@ -70,7 +74,7 @@ enum Closing {
 
 /// A [`Connection`] that belongs to no runtime, on its way to another thread.
 pub struct DetachedConnection {
-    stream: std::net::TcpStream,
+    wire: DetachedWire,
     peer: SocketAddr,
     tls: Option<Box<TlsSession>>,
     queued: Outgoing,
@@ -82,8 +86,17 @@ pub struct DetachedConnection {
 impl DetachedConnection {
     /// A connection that was just accepted; `stream` must be non-blocking.
     pub fn accepted(stream: std::net::TcpStream, peer: SocketAddr, slot: Option<AddressSlot>) -> Self {
+        Self::new(DetachedWire::Tcp(stream), peer, slot)
+    }
+
+    /// The server's end of a pipe.
+    pub(crate) fn piped(pipe: Pipe, peer: SocketAddr) -> Self {
+        Self::new(DetachedWire::Pipe(pipe), peer, None)
+    }
+
+    fn new(wire: DetachedWire, peer: SocketAddr, slot: Option<AddressSlot>) -> Self {
         Self {
-            stream,
+            wire,
             peer,
             tls: None,
             queued: Outgoing::default(),
@@ -101,7 +114,7 @@ impl DetachedConnection {
     /// Registers the connection with the current thread's runtime.
     pub fn attach(self) -> io::Result<Connection> {
         Ok(Connection {
-            stream: TcpStream::from_std(self.stream)?,
+            wire: self.wire.attach()?,
             peer: self.peer,
             tls: self.tls,
             queued: self.queued,
@@ -116,7 +129,7 @@ impl Connection {
     /// A connection without TLS.
     pub fn plain(stream: TcpStream, peer: SocketAddr) -> Self {
         Self {
-            stream,
+            wire: Wire::Tcp(stream),
             peer,
             tls: None,
             queued: Outgoing::default(),
@@ -129,7 +142,7 @@ impl Connection {
     /// Takes the connection off its runtime, with its TLS session and everything that waits in it, so that it can be moved to another thread and attached there.
     pub fn detach(self) -> io::Result<DetachedConnection> {
         Ok(DetachedConnection {
-            stream: self.stream.into_std()?,
+            wire: self.wire.detach()?,
             peer: self.peer,
             tls: self.tls,
             queued: self.queued,
@@ -144,9 +157,21 @@ impl Connection {
         self.peer
     }
 
-    /// The address the peer connected to.
+    /// The address the peer connected to; an error for an in-process connection, which has none.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
+        self.wire.local_addr()
+    }
+
+    /// True if nobody on the way can read along: with TLS, and on an in-process connection that was made
+    /// as a secure one.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_tls() || self.wire.pipe().is_some_and(Pipe::is_secure)
+    }
+
+    /// True if [`Connection::start_tls`] may be called: not twice, and not on an in-process connection, where
+    /// TLS is below what carries the stream or nowhere.
+    pub fn can_start_tls(&self) -> bool {
+        !self.is_tls() && self.wire.pipe().is_none()
     }
 
     /// True if TLS was started, its handshake complete or not.

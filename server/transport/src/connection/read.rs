@@ -4,15 +4,11 @@
 //! the connection when the poll ends, on every path that leaves the connection usable.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use std::task::{Context, Poll};
 
 use super::{Connection, Flow, ReadOutcome};
 use crate::error::TransportError;
+use crate::pipe::Pipe;
 use crate::scratch::{READ_CHUNK, Scratch};
 
 impl Connection {
@@ -49,10 +45,14 @@ impl Connection {
         let data = |bytes, more| Poll::Ready(Ok(ReadOutcome::Data { bytes, wire: bytes, more }));
         while bytes < budget {
             let room = (budget - bytes).min(READ_CHUNK);
-            match read(&mut self.stream, cx, &mut scratch[..room]) {
+            match self.wire.read(cx, &mut scratch[..room]) {
                 Poll::Pending if bytes == 0 => return Poll::Pending,
                 Poll::Pending => return data(bytes, false),
-                Poll::Ready(Ok(0)) if bytes == 0 => return Poll::Ready(Ok(ReadOutcome::Closed)),
+                Poll::Ready(Ok(0)) if bytes == 0 => {
+                    let lost = self.wire.pipe().is_some_and(Pipe::is_lost);
+                    let end = if lost { ReadOutcome::Truncated } else { ReadOutcome::Closed };
+                    return Poll::Ready(Ok(end));
+                }
                 // The end is found again by the next read.
                 Poll::Ready(Ok(0)) => return data(bytes, true),
                 Poll::Ready(Ok(n)) => {
@@ -102,7 +102,7 @@ impl Connection {
                 break true;
             } else {
                 let room = (budget - wire).min(READ_CHUNK).min(scratch.len() - filled);
-                match read(&mut self.stream, cx, &mut scratch[filled..filled + room]) {
+                match self.wire.read(cx, &mut scratch[filled..filled + room]) {
                     Poll::Pending => break false,
                     Poll::Ready(Ok(0)) => {
                         eof = true;
@@ -168,15 +168,4 @@ impl Connection {
     ) -> Result<ReadOutcome, TransportError> {
         poll_fn(|cx| self.poll_read(cx, budget, sink)).await
     }
-}
-
-/// Reads once. The end of the stream is 0.
-pub(super) fn read(
-    stream: &mut TcpStream,
-    cx: &mut Context<'_>,
-    buffer: &mut [u8],
-) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(buffer);
-    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-    Poll::Ready(Ok(buffer.filled().len()))
 }

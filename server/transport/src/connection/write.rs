@@ -5,10 +5,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-
-use tokio::io::AsyncWrite;
 
 use super::Connection;
 use crate::error::TransportError;
@@ -65,11 +62,11 @@ impl Connection {
         let front = self.queued.front();
         if front.len() == self.queued.len() {
             let front = &front[..front.len().min(limit)];
-            return Pin::new(&mut self.stream).poll_write(cx, front);
+            return self.wire.write(cx, front);
         }
         let mut slices = [IoSlice::new(&[]); IOVECS];
         let used = self.queued.slices(&mut slices, limit);
-        Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used])
+        self.wire.write_vectored(cx, &slices[..used])
     }
 
     fn poll_flush_tls(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
@@ -85,7 +82,7 @@ impl Connection {
                 return Poll::Pending;
             }
             // Nothing is encrypted for a socket that takes nothing: it waits as plain, shared bytes.
-            if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
+            if let Err(error) = ready!(self.wire.poll_write_ready(cx)) {
                 return self.write_failed(error);
             }
             let mut scratch = Scratch::write();
@@ -112,7 +109,7 @@ impl Connection {
                 ready!(self.poll_flush_wire(cx))?;
                 continue;
             }
-            match Pin::new(&mut self.stream).poll_write(cx, record) {
+            match self.wire.write(cx, record) {
                 Poll::Ready(Ok(n)) if n == len => {}
                 Poll::Ready(Ok(n)) => tls.push_wire(&record[n..]),
                 Poll::Pending => {
@@ -130,7 +127,7 @@ impl Connection {
     pub(super) fn poll_flush_wire(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let Some(tls) = &mut self.tls else { return Poll::Ready(Ok(())) };
         while !tls.wire_out().is_empty() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, tls.wire_out())) {
+            match ready!(self.wire.write(cx, tls.wire_out())) {
                 Ok(n) => tls.advance_wire(n),
                 Err(error) => return self.write_failed(error),
             }

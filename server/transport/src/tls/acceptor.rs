@@ -103,6 +103,14 @@ impl TlsAcceptor {
     /// Starts the server side of a session. `host` (the stream's `to`) decides the certificate when the
     /// client sends no server name.
     pub(crate) fn start(&self, host: Option<&str>) -> Result<TlsSession, TransportError> {
+        let (mut config, probe) = self.config(host);
+        config.key_log = probe.clone();
+        let connection = UnbufferedServerConnection::new(Arc::new(config))?;
+        Ok(TlsSession::new(connection, probe))
+    }
+
+    /// What a session starts with, and what chooses its certificate.
+    fn config(&self, host: Option<&str>) -> (ServerConfig, Arc<Probe>) {
         let certificates = self.shared.certificates.load_full();
         let fallback = certificates.for_host(host).clone();
         let mut config = self.shared.base.clone();
@@ -110,9 +118,12 @@ impl TlsAcceptor {
         config.alpn_protocols = self.alpn.to_vec();
         let probe = Arc::new(Probe::new(certificates, fallback));
         config.cert_resolver = probe.clone();
-        config.key_log = probe.clone();
-        let connection = UnbufferedServerConnection::new(Arc::new(config))?;
-        Ok(TlsSession::new(connection, probe))
+        (config, probe)
+    }
+
+    /// What a session of [`TlsAcceptor::accept_stream`] starts with: nothing is kept of its secrets.
+    pub(crate) fn stream_config(&self) -> Arc<ServerConfig> {
+        Arc::new(self.config(None).0)
     }
 
     pub(crate) fn handshakes(&self) -> &Arc<Semaphore> {

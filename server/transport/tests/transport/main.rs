@@ -7,5 +7,6 @@ mod certificates;
 mod common;
 mod handshake;
 mod listening;
+mod piped;
 mod records;
 mod transfer;

@@ -139,6 +139,8 @@ impl<'f> Server<'f> {
             format!("hosts=[\"{HOST}\"]"),
             format!("listen.c2s=[\"{}\"]", self.address),
             "listen.c2s_tls=[]".to_owned(),
+            "listen.http=[]".to_owned(),
+            "listen.https=[]".to_owned(),
             format!("durability=\"{durability}\""),
             // Nothing leaves this machine.
             "tls.required=false".to_owned(),
