@@ -4,6 +4,32 @@ import converse from "./converse.min.js";
 const { domain, websocket, bosh, registration } = document.body.dataset;
 const { protocol, host, origin } = window.location;
 
+/** An element with a text. */
+function element(name, text, more = {}) {
+  return Object.assign(document.createElement(name), { textContent: text }, more);
+}
+
+// Converse defines only those of its elements that are not there yet. These two say whose server this is.
+customElements.define(
+  "converse-brand-logo",
+  class extends HTMLElement {
+    connectedCallback() {
+      this.replaceChildren(element("h1", domain), element("p", "Chat on this XMPP server"));
+    }
+  },
+);
+customElements.define(
+  "converse-footer",
+  class extends HTMLElement {
+    connectedCallback() {
+      this.replaceChildren(
+        "XMPP by Waystation, this page by Converse.js. ",
+        element("a", "Licences", { href: "/licences" }),
+      );
+    }
+  },
+);
+
 const settings = {
   // What Converse loads later comes from here, too.
   assets_path: "/chat",
@@ -18,12 +44,9 @@ const settings = {
   // OMEMO's library is not part of this server.
   blacklisted_plugins: ["converse-omemo", "converse-omemo-views"],
   allow_non_roster_messaging: true,
-  allow_message_styling: true,
-  allow_user_trust_override: "off",
   message_archiving: "always",
   enable_smacks: true,
   reuse_scram_keys: false,
-  show_connection_url_input: false,
   // Nothing is asked of other hosts; the page's policy would not let it through either.
   autocomplete_providers_url: "",
   xmpp_providers_url: "",
@@ -38,9 +61,7 @@ if (bosh) settings.bosh_service_url = `${origin}${bosh}`;
 
 /** Says what is wrong where the client would be. */
 function fail(text) {
-  const place = document.getElementById("failure");
-  place.textContent = text;
-  place.hidden = false;
+  document.body.replaceChildren(element("p", text, { id: "failure", role: "alert" }));
 }
 
 if (!websocket && !bosh) {

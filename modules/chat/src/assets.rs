@@ -17,7 +17,7 @@ pub(crate) struct Asset {
     /// Differs when the content does.
     tag: &'static str,
     /// Bytes when not compressed.
-    len: usize,
+    pub(crate) len: usize,
     gzip: &'static [u8],
 }
 

@@ -9,6 +9,8 @@
 
 mod assets;
 mod page;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -34,7 +34,6 @@ pub(crate) fn policy(base: &str) -> String {
 pub(crate) fn chat(settings: &Settings, host: &str) -> String {
     let host = escape(host);
     let path = |path: &Option<String>| escape(path.as_deref().unwrap_or_default());
-    let new = if settings.registration { "or make an account" } else { "its administrator makes accounts" };
     format!(
         "<!doctype html>\n\
          <html lang=\"en\">\n\
@@ -51,10 +50,7 @@ pub(crate) fn chat(settings: &Settings, host: &str) -> String {
          data-bosh=\"{bosh}\" data-registration=\"{registration}\">\n\
          <noscript><p>This page is a chat client, which needs JavaScript. Any other XMPP client does as \
          well: log in as user@{host}.</p></noscript>\n\
-         <p id=\"failure\" role=\"alert\" hidden></p>\n\
          <converse-root></converse-root>\n\
-         <footer id=\"server\">This is the XMPP server of <strong>{host}</strong>: log in, {new}. \
-         <a href=\"/licences\">Licences</a></footer>\n\
          </body>\n\
          </html>\n",
         websocket = path(&settings.websocket),

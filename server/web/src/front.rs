@@ -18,7 +18,7 @@ use actix_web::{Error, HttpMessage, HttpResponse};
 use crate::body::{FinalBody, TimedBody};
 use crate::client::client_info;
 use crate::connection::{InProgress, Shared};
-use crate::gateway::{Streams, serves_host};
+use crate::gateway::{Streams, is_domain, serves_host};
 use crate::service::ClientInfo;
 use crate::settings::{Deadlines, Settings};
 
@@ -123,7 +123,7 @@ impl Front {
         }
         let strict = info.is_some_and(|info| {
             info.base.starts_with("https:")
-                && self.settings.strict_hosts.iter().any(|host| host == info.host())
+                && self.settings.strict_hosts.iter().any(|host| is_domain(info.host(), host))
         });
         if strict {
             headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(STRICT));

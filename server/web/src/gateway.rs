@@ -20,6 +20,11 @@ pub trait Streams: Send + Sync + 'static {
     fn serves(&self, domain: &str) -> bool;
 }
 
+/// True if a host, named as DNS has it, is the domain.
+pub(crate) fn is_domain(host: &str, domain: &str) -> bool {
+    Jid::parse(host).is_ok_and(|host| host.domain() == domain)
+}
+
 /// True if a host, named as DNS has it, is a domain that is served.
 pub(crate) fn serves_host(streams: &dyn Streams, host: &str) -> bool {
     Jid::parse(host).is_ok_and(|host| streams.serves(host.domain()))

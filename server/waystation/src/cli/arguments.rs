@@ -8,7 +8,8 @@ use crate::admin::Condition;
 
 const EXAMPLES: &str = "\
 Examples:
-  waystation                                     serve localhost with the embedded defaults
+  waystation                                     serve localhost with the embedded defaults;
+                                                 the chat page is http://localhost:5280/
   waystation user add ann@localhost              make an account; asks for its password
   waystation --config /etc/waystation.toml       serve with a configuration file
   waystation --set 'listen.c2s=[\"0.0.0.0:5222\"]'  override a key; VALUE is TOML
