@@ -31,12 +31,7 @@ pub(crate) fn c2s_limits(config: &Config, failures: FailureLimits) -> Limits {
         true => Rate::NONE,
         false => Rate { per_second, burst },
     };
-    let common = xml::Limits {
-        max_stanza_bytes: limits.stanza_size.bytes(),
-        max_depth: limits.stanza_depth as usize,
-        max_elements: limits.stanza_elements as usize,
-        max_attributes: limits.stanza_attributes as usize,
-    };
+    let common = stanza_limits(config);
     Limits {
         bytes: rate(small(limits.inbound_rate), small(limits.inbound_burst)),
         broadcasts: rate(limits.presence_broadcast_rate, limits.presence_broadcast_burst),
@@ -54,6 +49,17 @@ pub(crate) fn c2s_limits(config: &Config, failures: FailureLimits) -> Limits {
         outbound_stanzas: limits.outbound_stanzas as usize,
         resume: limits.resume_timeout,
         failures,
+    }
+}
+
+/// What a stanza may be.
+pub(crate) fn stanza_limits(config: &Config) -> xml::Limits {
+    let limits = &config.limits;
+    xml::Limits {
+        max_stanza_bytes: limits.stanza_size.bytes(),
+        max_depth: limits.stanza_depth as usize,
+        max_elements: limits.stanza_elements as usize,
+        max_attributes: limits.stanza_attributes as usize,
     }
 }
 

@@ -168,7 +168,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     if listening.is_empty() && web_listening.is_empty() {
         return Err("listen.c2s, c2s_tls, http and https are all empty: no client could connect".into());
     }
-    web.serve(config, &c2s, &tls, &arbiters, &drain);
+    web.serve(config, &c2s, &storage, &tls, &arbiters, &drain);
     let socket = AdminSocket::bind(data_dir.path())?;
     let mut stop = drain.signal();
     let admin = actix_rt::spawn(admin::serve(socket, Dispatcher::new(Arc::new(backend)), async move {
@@ -489,8 +489,13 @@ mod tests {
         modules.extend(archive.map(|archive| Box::new(archive) as Box<dyn Module>));
         let registered = modules.iter().flat_map(|m| m.registration().specs);
         let readme = include_str!("../../../README.md");
-        let built_in =
-            waystation_c2s::SPECS.iter().chain(waystation_route::SPECS).chain(waystation_web::SPECS).copied();
+        let built_in = waystation_c2s::SPECS
+            .iter()
+            .chain(waystation_route::SPECS)
+            .chain(waystation_web::SPECS)
+            .chain(&waystation_bosh::SPECS)
+            .chain(waystation_websocket::SPECS)
+            .copied();
         for spec in registered.chain(built_in) {
             let row = format!("| {} | {}", spec.id, spec.version);
             assert!(readme.contains(row.trim_end()), "the README has no row that begins with {row:?}");

@@ -6,13 +6,18 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+use waystation_bosh::Bosh;
 use waystation_c2s::C2s;
 use waystation_chat::Chat;
 use waystation_config::{Config, ExternalUrl, Network};
 use waystation_core::Jid;
+use waystation_core::storage::Storage;
 use waystation_runtime::{Arbiters, Drain};
 use waystation_transport::{Admission, BindError, DetachedConnection, IpNet, Listener, TlsAcceptor};
 use waystation_web::{HostMeta, Links, PlainLogin, Settings, Streams, Web, WebModule};
+use waystation_websocket::WebSocket;
+
+use crate::limits::stanza_limits;
 
 /// The listeners that HTTP is to be served on, bound and not yet accepting.
 pub(crate) struct WebListeners {
@@ -43,23 +48,33 @@ impl WebListeners {
         self,
         config: &Config,
         c2s: &Arc<C2s>,
+        storage: &Arc<dyn Storage>,
         tls: &TlsAcceptor,
         arbiters: &Arbiters,
         drain: &Drain,
     ) {
         let streams: Arc<dyn Streams> = Arc::new(ClientStreams::new(c2s));
-        let web = Web::new(settings(config), streams.clone(), modules(config, &streams));
+        let web = Web::new(settings(config), streams.clone(), modules(config, &streams, storage));
         for (listener, encrypted) in self.listeners {
             web.start(listener, encrypted.then_some(tls), arbiters, drain.signal());
         }
     }
 }
 
+/// Where clients in browsers connect: the paths of Prosody and ejabberd.
+const BOSH: &str = "/http-bind";
+/// As above.
+const WEBSOCKET: &str = "/xmpp-websocket";
+
 /// All HTTP services, as the configuration wants them.
-fn modules(config: &Config, streams: &Arc<dyn Streams>) -> Vec<Box<dyn WebModule>> {
+fn modules(
+    config: &Config,
+    streams: &Arc<dyn Streams>,
+    storage: &Arc<dyn Storage>,
+) -> Vec<Box<dyn WebModule>> {
     let links = Links {
-        bosh: None,
-        websocket: None,
+        bosh: Some(BOSH.to_owned()),
+        websocket: Some(WEBSOCKET.to_owned()),
         external: match &config.web.external_url {
             ExternalUrl::Auto => None,
             ExternalUrl::Fixed(url) => Some(url.clone()),
@@ -74,6 +89,23 @@ fn modules(config: &Config, streams: &Arc<dyn Streams>) -> Vec<Box<dyn WebModule
             bosh: links.bosh.clone(),
         })));
     }
+    let bosh = waystation_bosh::Settings {
+        path: BOSH.to_owned(),
+        sessions_per_address: match config.limits.disabled {
+            true => 0,
+            false => config.limits.connections_per_address,
+        },
+        limits: stanza_limits(config),
+        ..waystation_bosh::Settings::default()
+    };
+    modules.push(Box::new(Bosh::new(streams.clone(), storage.clone(), bosh)));
+    let websocket = waystation_websocket::Settings {
+        path: WEBSOCKET.to_owned(),
+        origins: origins(config),
+        max_frame: config.limits.stanza_size.bytes(),
+        max_frame_pre_auth: config.limits.stanza_size_unauthenticated.bytes(),
+    };
+    modules.push(Box::new(WebSocket::new(streams.clone(), websocket)));
     modules.push(Box::new(HostMeta::new(links, streams.clone())));
     modules
 }
@@ -88,7 +120,8 @@ fn settings(config: &Config) -> Settings {
             waystation_config::PlainLogin::Always => PlainLogin::Always,
         },
         origins: origins(config),
-        cross_origin: Vec::new(),
+        // Browsers have a rule of their own for WebSocket, which the module follows.
+        cross_origin: vec![BOSH.to_owned()],
         strict_hosts: config
             .tls
             .certificates
