@@ -103,7 +103,7 @@ impl Channel {
                 .await?;
             }
             Way::Bosh(exchange) => loop {
-                if !exchange.is_open() {
+                if !exchange.is_open() && !exchange.has_answers() {
                     break;
                 }
                 exchange.prepare().await?;

@@ -121,7 +121,8 @@ impl Bosh {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
-            if !self.exchange.sid().is_empty() && !self.exchange.is_open() {
+            let ended = !self.exchange.sid().is_empty() && !self.exchange.is_open();
+            if ended && !self.exchange.has_answers() {
                 return Err(Error::Closed { what: what.to_owned(), got: String::new() });
             }
             self.answer(deadline, what).await?;

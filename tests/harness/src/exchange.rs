@@ -171,6 +171,11 @@ impl Exchange {
         !self.sid.is_empty() && !self.terminated
     }
 
+    /// Whether an answer has come that was not given out yet.
+    pub fn has_answers(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
     /// The numbers of the requests that are not answered, oldest first.
     pub fn unanswered(&self) -> impl Iterator<Item = u64> {
         self.unanswered.iter().map(|request| request.rid)

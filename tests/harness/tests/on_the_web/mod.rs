@@ -23,7 +23,8 @@ pub(crate) async fn every_step(kind: Kind, over: Transport) {
         Kind::Prosody => vec!["smacks".to_owned()],
         Kind::Ejabberd => vec!["mod_stream_mgmt: {}".to_owned()],
     };
-    let config = Config { kind, web: true, modules, ..Config::default() }.with_users(["romeo", "juliet"]);
+    let config = Config { kind, web: true, unlimited: true, modules, ..Config::default() }
+        .with_users(["romeo", "juliet"]);
     let server = Server::start(config).unwrap();
     let at = server.endpoint().clone();
     let mut juliet = Client::login(&at, server.account("juliet"), &Login::resource("balcony")).await.unwrap();
