@@ -74,6 +74,8 @@ async fn page_for(settings: Arc<Settings>, info: ReqData<ClientInfo>) -> HttpRes
     let host = settings.hosts.iter().find(|host| Some(host.as_str()) == asked).or(settings.hosts.first());
     let host = host.map_or("", String::as_str);
     match CONVERSE {
+        // Nobody could log in.
+        Some(_) if !info.secure => page::respond(page::insecure(host), page::PLAIN_POLICY),
         Some(_) => page::respond(page::chat(&settings, host), &page::policy(&info.base)),
         None => page::respond(page::missing(host), page::PLAIN_POLICY),
     }

@@ -59,6 +59,15 @@ pub(crate) fn chat(settings: &Settings, host: &str) -> String {
     )
 }
 
+/// The page for a connection that the server takes no login on.
+pub(crate) fn insecure(host: &str) -> String {
+    text_page(
+        &format!("The XMPP server of {}", escape(host)),
+        "<p>Here your password could be read on its way, so that this server takes no login. Open this page by \
+         HTTPS instead; your administrator knows the address.</p>",
+    )
+}
+
 /// The page of a server that was built without the client.
 pub(crate) fn missing(host: &str) -> String {
     let host = escape(host);

@@ -14,6 +14,19 @@ use super::*;
 
 /// Asks a page for two hosts; `headers` are names and values.
 async fn ask(path: &str, base: &str, headers: &[(&str, &str)]) -> (StatusCode, header::HeaderMap, Bytes) {
+    ask_as(
+        ClientInfo { peer: "127.0.0.1:1".parse().unwrap(), secure: true, base: base.into() },
+        path,
+        headers,
+    )
+    .await
+}
+
+async fn ask_as(
+    info: ClientInfo,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> (StatusCode, header::HeaderMap, Bytes) {
     let settings = Settings {
         hosts: vec!["first.example".into(), "bücher.example".into()],
         registration: true,
@@ -27,8 +40,7 @@ async fn ask(path: &str, base: &str, headers: &[(&str, &str)]) -> (StatusCode, h
         request = request.insert_header(*header);
     }
     let request = request.to_request();
-    let peer = "127.0.0.1:1".parse().unwrap();
-    request.extensions_mut().insert(ClientInfo { peer, secure: true, base: base.to_owned() });
+    request.extensions_mut().insert(info);
     let response: ServiceResponse<_> = call_service(&app, request).await;
     let (_, response) = response.into_parts();
     let (head, body) = response.into_parts();
@@ -115,6 +127,15 @@ async fn the_page_is_for_the_host_that_was_asked() {
             assert!(text(&body).contains("modules/chat/package.json"));
         }
     }
+}
+
+#[actix_rt::test]
+async fn where_nobody_may_log_in_the_page_says_so() {
+    let peer = "192.0.2.1:1".parse().unwrap();
+    let info = ClientInfo { peer, secure: false, base: "http://first.example".into() };
+    let (_, _, body) = ask_as(info, "/", &[]).await;
+    assert!(!text(&body).contains("page.js"));
+    assert!(CONVERSE.is_none() || text(&body).contains("HTTPS"), "{}", text(&body));
 }
 
 #[actix_rt::test]

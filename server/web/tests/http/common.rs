@@ -29,7 +29,7 @@ impl Streams for Hosts {
     }
 }
 
-/// `/info` shows the client, `/echo` returns a body of at most 64 KiB, `/wait` answers after a second, `/raw`
+/// `/info` shows the client, `/echo` returns a body of at most 64 KiB, `/wait` answers after two seconds, `/raw`
 /// returns the bytes of an upgraded connection.
 struct Probe;
 
@@ -52,7 +52,7 @@ async fn echo(body: Bytes) -> Bytes {
 }
 
 async fn wait() -> &'static str {
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     "waited"
 }
 
