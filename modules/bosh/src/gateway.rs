@@ -13,7 +13,7 @@
 //!     and only the others are sent.
 //!   - Killed after the response was stored, sent or not: the repeated request is older than the
 //!     record, and gets the stored response.
-//! - The stream hears that the client has got stanzas only when a later request tells so, never
+//! - The stream hears that the client has got messages only when a later request tells so, never
 //!   because a response was stored or sent: the server keeps them until then, and hands them to
 //!   another session if the client does not come back. What it sends again after a resumption
 //!   although it is in a stored response is left out, so that the client does not get it twice.
@@ -140,6 +140,7 @@ impl Gateway {
             id: record.stream.clone(),
             sent: record.snapshot.sent,
             confirmed: record.snapshot.confirmed,
+            acknowledged: record.acknowledged,
             got: record.snapshot.got,
             expected: unconfirmed(&record),
             counting: record.counting,
@@ -286,11 +287,12 @@ impl Gateway {
 
     /// Carries out what the session wants, and gives the responses that are due.
     async fn settle(&mut self) {
+        // Before anything that ends the stream.
+        self.upstream.confirm(self.session.confirmed(), &mut self.out);
         while let Some(forward) = self.session.next_forward() {
             self.forward(forward);
         }
         self.session.safe(self.upstream.safe());
-        self.upstream.confirm(self.session.confirmed(), &mut self.out);
         self.session.pump(Instant::now());
         if let Some(pipe) = &mut self.pipe {
             // The stream works on it while the record is being stored.
@@ -345,6 +347,7 @@ impl Gateway {
             answered: self.session.answered().clone(),
             account: account.clone(),
             stream: stream.to_owned(),
+            acknowledged: self.upstream.acknowledged(),
             counting: self.upstream.counting(),
         };
         self.recorded = true;

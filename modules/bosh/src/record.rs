@@ -57,6 +57,8 @@ pub(crate) struct Record {
     pub(crate) account: Jid,
     /// The identifier of its stream, for resumption.
     pub(crate) stream: String,
+    /// Stanzas for the client that were acknowledged on it, as it counts.
+    pub(crate) acknowledged: u64,
     pub(crate) counting: Option<Counting>,
 }
 
@@ -70,7 +72,7 @@ impl Record {
     }
 
     fn head(&self, now: SystemTime) -> Bytes {
-        let Self { identity, terms, snapshot, answered, account, stream, counting } = self;
+        let Self { identity, terms, snapshot, answered, account, stream, acknowledged, counting } = self;
         let seconds = |duration: Duration| duration.as_secs().to_string();
         let flag = |flag| if flag { "1" } else { "0" };
         let mut head = Element::new("session", NS)
@@ -93,7 +95,8 @@ impl Record {
             .with_attr("rid", snapshot.answered_rid.to_string())
             .with_attr("sent", snapshot.sent.to_string())
             .with_attr("got", snapshot.got.to_string())
-            .with_attr("confirmed", snapshot.confirmed.to_string());
+            .with_attr("confirmed", snapshot.confirmed.to_string())
+            .with_attr("acknowledged", acknowledged.to_string());
         let mut optional = |name, value: Option<String>| {
             if let Some(value) = value {
                 head.set_attr(name, value);
@@ -217,6 +220,7 @@ impl Record {
             answered: VecDeque::new(),
             account: Jid::parse(head.attr("account")?).ok()?,
             stream: text("stream")?,
+            acknowledged: number("acknowledged")?,
             counting,
         })
     }

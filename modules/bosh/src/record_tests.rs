@@ -50,6 +50,7 @@ fn record(now: Instant) -> Record {
         answered: [answered(7, "<body>'\"</body>", None), answered(8, "", Some("k&<"))].into(),
         account: Jid::parse("juliet@example.org").unwrap(),
         stream: "the-stream".into(),
+        acknowledged: 6,
         counting: Some(Counting { sent: 1, got: 2 }),
     }
 }

@@ -6,8 +6,12 @@ use super::{Answered, Over, Response, Session, StreamEnd, refusal};
 use crate::body::Wrapper;
 use crate::request::{Condition, Purpose};
 
-/// Bytes of payloads in one response, of which one may exceed this alone.
-pub(super) const MAX_RESPONSE: usize = 128 * 1024;
+/// Bytes of payloads in one response, of which one may exceed this alone. What the client gets at
+/// once it acknowledges at once: many small responses keep the server waiting for less.
+pub(super) const MAX_RESPONSE: usize = 64 * 1024;
+/// Bytes of payloads that may wait for requests, above which the stream is not read. As much as a
+/// client gets that asks for many pages of its archive at once.
+pub(super) const MAX_WAITING: usize = 1024 * 1024;
 /// How long the response that creates a session waits for stream features, when the client
 /// wants no waiting: XEP-0206 4 has them in it where possible, and they are almost there.
 pub(super) const FEATURES: Duration = Duration::from_millis(500);

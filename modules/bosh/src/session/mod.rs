@@ -18,7 +18,7 @@ use waystation_core::xml::Element;
 use crate::body::{Payload, Wrapper};
 use crate::keys::{self, Key};
 use crate::request::{Condition, Purpose, Request};
-use answer::MAX_RESPONSE;
+use answer::MAX_WAITING;
 pub(crate) use terms::{Response, Terms, VERSION, creation, refusal};
 
 /// How often a request may be repeated (14.3).
@@ -239,7 +239,7 @@ impl<T> Session<T> {
 
     /// True when there is room for more payloads.
     pub(crate) fn has_room(&self) -> bool {
-        self.outbound_bytes < MAX_RESPONSE
+        self.outbound_bytes < MAX_WAITING
     }
 
     /// True once after [`snapshot`](Self::snapshot) or [`answered`](Self::answered) has changed.

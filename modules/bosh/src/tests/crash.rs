@@ -281,3 +281,39 @@ fn keys_and_the_clients_own_stream_management_outlive_a_crash() {
         server.kill().await;
     });
 }
+
+#[test]
+fn numbers_stay_right_over_several_crashes_that_lose_presence() {
+    run(|fake, store| async move {
+        let mut server = Server::start(&fake, &store, Settings::default());
+        let mut client = Client::log_in(&server, QUICK).await;
+        settled(&fake, &mut client, &server).await;
+        let mut got = Vec::new();
+        for round in 0..4 {
+            fake.send("<presence from='romeo@example.org/a'/>").await;
+            fake.send("<presence from='romeo@example.org/b'/>").await;
+            for i in 0..3 {
+                fake.send(&format!("m{round}{i}")).await;
+            }
+            // Some of it arrives before the crash.
+            got.extend(messages(&client.post(&server, "", "").await));
+            server.kill().await;
+            server = Server::start(&fake, &store, Settings::default());
+            got.extend(messages(&client.post(&server, "", &stanzas(&[&format!("a{round}")])).await));
+        }
+        let started = std::time::Instant::now();
+        while !fake.state().kept["key1"].unacked.is_empty() {
+            assert!(
+                started.elapsed() < DEADLINE,
+                "not acknowledged: {:?}",
+                fake.state().kept["key1"].unacked
+            );
+            got.extend(messages(&client.post(&server, "", "").await));
+        }
+        let sent: Vec<String> =
+            (0..4).flat_map(|round| (0..3).map(move |i| format!("m{round}{i}"))).collect();
+        assert_eq!(got, sent, "each once, in order");
+        assert_eq!(accepted(&fake), ["first", "a0", "a1", "a2", "a3"]);
+        server.kill().await;
+    });
+}

@@ -36,6 +36,8 @@ pub(super) struct State {
     /// After so many stanzas none is accepted any more: it has died.
     pub(super) dies_after: Option<usize>,
     pub(super) ended_in_order: u32,
+    /// Messages that were not acknowledged by then.
+    pub(super) left_over: usize,
     pub(super) lost: u32,
     pub(super) resumed: u32,
     /// To the stream that was begun last.
@@ -192,7 +194,8 @@ impl Fake {
     fn ended(&self, key: Option<&str>) {
         let mut state = self.state();
         state.ended_in_order += 1;
-        state.kept.remove(key.unwrap_or_default());
+        let kept = state.kept.remove(key.unwrap_or_default());
+        state.left_over += kept.map_or(0, |kept| kept.unacked.len());
     }
 
     fn order(&self, order: &str, key: Option<&str>) -> String {

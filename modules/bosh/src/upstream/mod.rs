@@ -6,6 +6,9 @@
 //! A client that manages its stream itself gets answers as if it were alone: they are made from
 //! the gateway's own numbers, shifted to where the client began to count.
 //!
+//! What is acknowledged to the server at once is only what nobody misses when it is lost: answers
+//! and presence. Otherwise a page of results would use up what the server keeps for a session.
+//!
 //! Stanzas for the client are counted once and for all, also over a restart of the server, after
 //! which the stream counts anew from the number it is resumed with: [`Numbers`] holds both. What
 //! the server sends once more although it is in a response that may be asked for again is known
@@ -28,6 +31,7 @@ use numbers::Numbers;
 const NS_SM: &str = "urn:xmpp:sm:3";
 const NS_SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 const NS_BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+const NS_ARCHIVE: &str = "urn:xmpp:mam:2";
 const NS_STANZAS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 const REQUEST: &[u8] = b"<r xmlns='urn:xmpp:sm:3'/>";
 
@@ -80,6 +84,8 @@ pub(crate) struct Resumption {
     pub(crate) sent: u64,
     /// Stanzas that the client is known to have got.
     pub(crate) confirmed: u64,
+    /// What was acknowledged, as the stream counts.
+    pub(crate) acknowledged: u64,
     /// Stanzas in responses.
     pub(crate) got: u64,
     /// Those of them that are not confirmed: their numbers and what they are known by.
@@ -102,6 +108,8 @@ pub(crate) struct Upstream {
     safe: u64,
     numbers: Numbers,
     confirmed: u64,
+    /// Numbers of stanzas that may be acknowledged only when they are confirmed, in order.
+    owed: VecDeque<u64>,
     expected: VecDeque<(u64, Identity)>,
     resuming: Option<u64>,
     counting: Option<Counting>,
@@ -126,6 +134,7 @@ impl Upstream {
             safe: 0,
             numbers: Numbers::default(),
             confirmed: 0,
+            owed: VecDeque::new(),
             expected: VecDeque::new(),
             resuming: None,
             counting: None,
@@ -137,8 +146,8 @@ impl Upstream {
 
     /// The stream of a session that is taken up again, authenticated already.
     pub(crate) fn resuming(limits: Limits, max: Duration, resumption: Resumption) -> Self {
-        let Resumption { account, id, sent, confirmed, got, expected, counting } = resumption;
-        let numbers = Numbers { count: got, resumed_at: confirmed, base: got, again: Vec::new() };
+        let Resumption { account, id, sent, confirmed, acknowledged, got, expected, counting } = resumption;
+        let numbers = Numbers { count: got, resumed_at: acknowledged, base: got, again: Vec::new() };
         Self {
             account: Some(account),
             management: Management::On(Some(id)),
@@ -179,6 +188,12 @@ impl Upstream {
     /// Stanzas that the client is known to have got.
     pub(crate) fn confirmed(&self) -> u64 {
         self.confirmed
+    }
+
+    /// How many stanzas have been or may be acknowledged, as the stream counts.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        let last = self.owed.front().map_or(self.numbers.count, |owed| owed - 1);
+        self.numbers.on_stream(last)
     }
 
     /// Where the client counts from.
@@ -261,14 +276,16 @@ impl Upstream {
         let count = count.min(self.numbers.count);
         if count > self.confirmed {
             self.confirmed = count;
-            if self.resuming.is_none() {
+            let owed = self.owed.len();
+            self.owed.retain(|number| *number > count);
+            if self.resuming.is_none() && self.owed.len() < owed {
                 self.acknowledge(out);
             }
         }
     }
 
     fn acknowledge(&self, out: &mut Vec<u8>) {
-        let h = (self.numbers.on_stream(self.confirmed) as u32).to_string();
+        let h = (self.acknowledged() as u32).to_string();
         Element::new("a", NS_SM).with_attr("h", h).write(out, NS_CLIENT);
     }
 
@@ -335,6 +352,9 @@ impl Upstream {
                 return;
             }
             self.numbers.count += 1;
+            if self.is_missed(frame) {
+                self.owed.push_back(self.numbers.count);
+            }
         }
         events.push(Event::Payload(self.payload(frame)));
         if self.management == Management::Off && frame.name() == "iq" {
@@ -353,6 +373,25 @@ impl Upstream {
         }
     }
 
+    /// True for a stanza that somebody would miss: when the client does not get it, the server
+    /// hands it to another session, or tells its sender.
+    fn is_missed(&self, frame: &Frame<'_>) -> bool {
+        let attr = |name| frame.head.attr(frame.bytes, name);
+        let kind = attr("type");
+        match (frame.name(), kind.as_deref()) {
+            ("iq", Some("result" | "error")) | ("presence", None | Some("unavailable" | "error")) => false,
+            ("message", _) => {
+                let own = |from: &str| self.account.as_ref().is_some_and(|account| account.as_str() == from);
+                let result = frame.head.child.as_ref().is_some_and(|child| {
+                    child.name(frame.bytes) == "result" && child.namespace(frame.bytes) == NS_ARCHIVE
+                });
+                // One that claims to be the account's own result comes from the server.
+                !(result && attr("from").is_none_or(|from| own(&from)))
+            }
+            _ => true,
+        }
+    }
+
     /// True for a stanza that is in a response already; it keeps its number.
     fn came_again(&mut self, frame: &Frame<'_>) -> bool {
         let (Ok(element), Some(account)) = (frame.element(), &self.account) else { return false };
@@ -365,6 +404,10 @@ impl Upstream {
             return false;
         };
         self.numbers.again.push(number);
+        if number > self.confirmed {
+            let place = self.owed.partition_point(|owed| *owed < number);
+            self.owed.insert(place, number);
+        }
         true
     }
 

@@ -70,6 +70,7 @@ fn resumption() -> Resumption {
         id: "key".into(),
         sent: 5,
         confirmed: 2,
+        acknowledged: 2,
         got: 4,
         expected: VecDeque::new(),
         counting: None,
@@ -377,10 +378,52 @@ fn a_session_that_is_gone_is_told_apart_from_one_that_cannot_be_had_now() {
 #[test]
 fn numbers_wrap_at_2_to_the_32nd() {
     let sent = u64::from(u32::MAX);
-    let mut test = Test::resuming(Resumption { sent, confirmed: sent, got: sent, ..resumption() });
+    let mut test =
+        Test::resuming(Resumption { sent, confirmed: sent, acknowledged: sent, got: sent, ..resumption() });
     test.server(&format!("{HEADER}<stream:features/><resumed xmlns='urn:xmpp:sm:3' previd='key' h='1'/>"));
     assert_eq!(test.upstream.safe(), sent + 2);
     test.server("<message/><message/>");
     test.upstream.confirm(sent + 2, &mut test.out);
     assert_eq!(test.written(), "<a xmlns='urn:xmpp:sm:3' h='1'/>");
+}
+
+#[test]
+fn what_nobody_misses_is_acknowledged_at_once() {
+    let mut test = Test::bound();
+    let result = "<message from='juliet@example.org'><result xmlns='urn:xmpp:mam:2' id='1'/></message>";
+    for volatile in
+        ["<presence/>", "<presence type='unavailable'/>", "<iq type='result'/>", "<iq type='error'/>", result]
+    {
+        test.server(volatile);
+    }
+    test.server("<r xmlns='urn:xmpp:sm:3'/>");
+    assert_eq!(test.written(), "<a xmlns='urn:xmpp:sm:3' h='5'/>");
+    for missed in
+        ["<message/>", "<iq type='get'/>", "<presence type='subscribe'/>", &result.replace("juliet", "romeo")]
+    {
+        let before = test.upstream.numbers.count;
+        test.server(missed);
+        test.server("<iq type='result'/>");
+        assert_eq!(test.upstream.acknowledged(), before, "{missed}");
+        test.upstream.confirm(before + 1, &mut test.out);
+        assert_eq!(test.written(), format!("<a xmlns='urn:xmpp:sm:3' h='{}'/>", before + 2), "{missed}");
+    }
+}
+
+#[test]
+fn a_stream_that_was_resumed_before_is_resumed_with_its_own_numbers() {
+    // 40 stanzas for the client, of which the stream that was begun anew knows 7.
+    let resumption = Resumption { confirmed: 38, acknowledged: 5, got: 40, ..resumption() };
+    let expected = [(39, identity(&message("r39"))), (40, identity(&message("r40")))].into();
+    let mut test = Test::resuming(Resumption { expected, ..resumption });
+    test.server(&format!("{HEADER}<stream:features/>"));
+    test.upstream.resume(&mut test.out);
+    assert!(test.written().contains("h='5'"));
+    test.server("<resumed xmlns='urn:xmpp:sm:3' previd='key' h='5'/>");
+    test.server(&format!("{}{}{}", message("r39"), message("r40"), message("r41")));
+    assert_eq!(test.upstream.acknowledged(), 5);
+    for (confirmed, h) in [(39, 6), (40, 7), (41, 8)] {
+        test.upstream.confirm(confirmed, &mut test.out);
+        assert_eq!(test.written(), format!("<a xmlns='urn:xmpp:sm:3' h='{h}'/>"));
+    }
 }
