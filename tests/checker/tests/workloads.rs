@@ -64,6 +64,26 @@ async fn w1_kill9_200() {
     passes(options).await;
 }
 
+/// The clients of the contract: two over WebSockets and one over BOSH, whose session goes on after a kill.
+async fn passes_from_the_web(options: Options) {
+    passes(Options { mix: Mix::Web, ..options }).await;
+}
+
+#[tokio::test]
+async fn w1_none_from_the_web() {
+    passes_from_the_web(options(Workload::Chat, Nemesis::None, CYCLES, server_config(None))).await;
+}
+
+#[tokio::test]
+async fn w1_kill9_from_the_web() {
+    passes_from_the_web(Options::new(Workload::Chat, Nemesis::Kill, 50, 1, server_config(None))).await;
+}
+
+#[tokio::test]
+async fn w1_reset_from_the_web() {
+    passes_from_the_web(options(Workload::Chat, Nemesis::Reset, CYCLES, server_config(None))).await;
+}
+
 /// One thread delivers and commits, and what no archive wants is in one queue only.
 #[tokio::test]
 async fn w1_kill9_without_an_archive_on_one_thread() {
