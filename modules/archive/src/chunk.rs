@@ -49,7 +49,7 @@ pub(crate) const ROWS: Space = Space("archive");
 pub(crate) const WITH: Space = Space("archive_with");
 
 /// Most messages of a chunk.
-pub(crate) const MAX_ROWS: usize = 64;
+pub(crate) const MAX_ROWS: usize = 128;
 /// A chunk of this many bytes takes no more messages.
 pub(crate) const MAX_BYTES: usize = 32 * 1024;
 
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn a_chunk_takes_so_many_messages_or_bytes() {
         let (mut many, mut large) = (Builder::default(), Builder::default());
-        for position in 1..=64 {
+        for position in 1..=MAX_ROWS as u64 {
             assert!(!many.is_full());
             many.push(position, row(0, false, "c@d", "").as_ref());
         }

@@ -2,8 +2,8 @@
 //!
 //! What must hold: whatever a client does or leaves undone, one of three clocks runs against it: while a
 //! request is awaited or its head is read, while output waits to be taken, or (in [`crate::body`]) while a
-//! body is read. No clock of reading runs while a service has a request, so that a long poll may last, and none at all
-//! while a connection is a service's own, as with WebSocket. A connection that waits for a request ends when the server stops.
+//! body is read. No clock of reading runs while a service has a request, so that a long poll may last, nor
+//! while a connection is a service's own, as with WebSocket; there the clock of writing is a slow one. A connection that waits for a request ends when the server stops.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -143,11 +143,11 @@ impl Socket {
     /// Lets the writing clock run while nothing is taken.
     fn written<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let owned = self.shared.upgraded.get() && self.shared.busy.get();
-        if outcome.is_ready() || owned {
+        if outcome.is_ready() {
             self.stalled = None;
             return outcome;
         }
-        let time: Duration = self.deadlines.write;
+        let time: Duration = if owned { self.deadlines.owned_write } else { self.deadlines.write };
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
         match stalled.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),

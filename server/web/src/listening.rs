@@ -108,6 +108,8 @@ impl Web {
             .client_disconnect_timeout(deadlines.linger)
             // A client that has gone gets no answer: a long poll ends then.
             .h1_allow_half_closed(false)
+            // Each connection keeps its own; a quarter of the library's default is still a large response at once.
+            .h1_write_buffer_size(8 * 1024)
             .on_connect_ext(|socket: &Socket, extensions| {
                 extensions.insert(socket.shared().clone());
             })

@@ -19,12 +19,16 @@ pub struct Deadlines {
     pub idle: Duration,
     /// For taking anything of what waits to be sent.
     pub write: Duration,
+    /// The same on a connection that is a service's own. The service does not learn that its client is gone while
+    /// this much output waits, so there is an end to that.
+    pub owned_write: Duration,
     /// For taking the rest, once the connection is being closed before a request was read to its end.
     pub linger: Duration,
 }
 
 impl Default for Deadlines {
-    /// Heads 10 s, bodies 30 s and 512 bytes a second after 10 s, idle 75 s, writing 30 s, lingering 5 s.
+    /// Heads 10 s, bodies 30 s and 512 bytes a second after 10 s, idle 75 s, writing 30 s, or 10 minutes for
+    /// a service of its own, lingering 5 s.
     fn default() -> Self {
         Self {
             head: Duration::from_secs(10),
@@ -33,6 +37,7 @@ impl Default for Deadlines {
             rate: 512,
             idle: Duration::from_secs(75),
             write: Duration::from_secs(30),
+            owned_write: Duration::from_secs(600),
             linger: Duration::from_secs(5),
         }
     }

@@ -3,15 +3,21 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use waystation_harness::Endpoint;
+use tokio::task::{JoinSet, LocalSet};
 use waystation_harness::process::Sample;
+use waystation_harness::{Endpoint, Link, Transport};
 
 use crate::Failure;
+use crate::load::until_measured;
 use crate::meter::as_f64;
 use crate::sessions::{self, Access};
 
 /// Users that log in and out before the baseline is taken, so that it has seen every code path.
 const WARM_UP: usize = 64;
+/// Users of the web that log in before they begin to stay.
+const BATCH: usize = 100;
+/// How long a user of the web may hear nothing.
+const STAY: Duration = Duration::from_secs(3_600);
 /// Memory counts as settled when it moved by less than this share between two looks.
 const STEADY: f64 = 0.002;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -34,24 +40,60 @@ pub(crate) struct Outcome {
 
 /// Opens `count` sessions, each available, waits until memory is steady, and closes them.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, count: usize) -> Result<Outcome, Failure> {
+    if access.transport != Transport::Tcp {
+        return on_the_web(at, pid, access, count).await;
+    }
     for client in sessions::open(at, access, 0..WARM_UP.min(count)).await? {
         client.close().await?;
     }
     let before = settled(pid).await?;
     let clients = sessions::open(at, access, 0..count).await?;
     let after = settled(pid).await?;
+    for client in clients {
+        client.reset()?;
+    }
+    Ok(outcome(count, before, after))
+}
+
+/// The same over a transport that needs its clients to do something now and then: over BOSH a request
+/// is with the server all the time.
+async fn on_the_web(at: &Endpoint, pid: u32, access: Access, count: usize) -> Result<Outcome, Failure> {
+    for (_, link) in sessions::links(at, access, 0..WARM_UP.min(count)).await? {
+        link.close().await?;
+    }
+    let before = settled(pid).await?;
+    let tasks = LocalSet::new();
+    let mut users = JoinSet::new();
+    // Those who are there stay, while others still log in.
+    let opened = tasks.run_until(async {
+        for start in (0..count).step_by(BATCH) {
+            for (_, link) in sessions::links(at, access, start..(start + BATCH).min(count)).await? {
+                users.spawn_local(stay(link));
+            }
+        }
+        Ok::<_, Failure>(())
+    });
+    opened.await?;
+    let after = until_measured(tasks, users, settled(pid)).await?;
+    Ok(outcome(count, before, after))
+}
+
+async fn stay(mut link: Link) -> std::io::Result<()> {
+    link.set_patience(STAY);
+    loop {
+        link.next_event("anything").await.map_err(std::io::Error::other)?;
+    }
+}
+
+fn outcome(count: usize, before: Sample, after: Sample) -> Outcome {
     let per_session = |before: u64, after: u64| (as_f64(after) - as_f64(before)) / as_f64(count as u64);
-    let outcome = Outcome {
+    Outcome {
         sessions: count,
         baseline_rss: before.rss,
         rss: after.rss,
         rss_per_session: per_session(before.rss, after.rss),
         pss_per_session: per_session(before.pss, after.pss),
-    };
-    for client in clients {
-        client.reset()?;
     }
-    Ok(outcome)
 }
 
 async fn settled(pid: u32) -> Result<Sample, Failure> {

@@ -5,7 +5,7 @@
 //! buffer costs the generator time. The buffer is borrowed within one poll
 //! only, never across an await.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::future::poll_fn;
 use std::io;
 use std::time::{Duration, Instant};
@@ -48,15 +48,19 @@ impl Ground {
         poll_fn(|cx| wire.poll_read(cx, &mut self.scratch.borrow_mut(), inbox)).await
     }
 
-    /// As [`Ground::fill`], up to a moment of this clock; `None` when it came first.
-    pub(crate) async fn fill_before(
+    /// The buffer that all connections read into, for one poll.
+    pub(crate) fn scratch(&self) -> RefMut<'_, Vec<u8>> {
+        self.scratch.borrow_mut()
+    }
+
+    /// Waits for something to be read, up to a moment of this clock; `None` when it came first.
+    pub(crate) async fn before(
         &self,
         due: u64,
-        wire: &mut Wire,
-        inbox: &mut Vec<u8>,
+        fill: impl Future<Output = io::Result<usize>>,
     ) -> io::Result<Option<usize>> {
         let due = tokio::time::Instant::from_std(self.epoch + Duration::from_nanos(due));
-        tokio::time::timeout_at(due, self.fill(wire, inbox)).await.ok().transpose()
+        tokio::time::timeout_at(due, fill).await.ok().transpose()
     }
 
     /// Counts something sent at `sent` that is there at `now`.

@@ -7,6 +7,7 @@
 use clap::{Parser, Subcommand};
 use waystation_harness::process::pin_to_core;
 
+mod channel;
 mod drain;
 mod figures;
 mod growth;

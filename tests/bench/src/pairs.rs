@@ -16,9 +16,9 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 use waystation_harness::Endpoint;
-use waystation_harness::wire::Wire;
 
 use crate::Failure;
+use crate::channel::{Channel, namespace};
 use crate::load::{Ground, until_measured};
 use crate::meter::{Cost, Meter, as_f64};
 use crate::pace::Pace;
@@ -120,15 +120,11 @@ pub(crate) async fn play<T>(
     shape: Shape,
     body: impl AsyncFnOnce(&Game) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let mut clients = sessions::open(at, access, 0..shape.pairs * 2).await?;
-    if shape.managed {
-        // Before the first message, for both sides count from here on.
-        for client in &mut clients {
-            sessions::manage(client).await?;
-        }
-    }
-    let jids: Vec<String> =
-        clients.iter().map(|c| if shape.to_full { c.jid() } else { c.bare() }.to_owned()).collect();
+    let talkers = sessions::talkers(at, access, 0..shape.pairs * 2, shape.managed).await?;
+    let jids: Vec<String> = talkers
+        .iter()
+        .map(|talker| if shape.to_full { talker.jid.as_str() } else { talker.bare() }.to_owned())
+        .collect();
     let shared = Rc::new(Shared {
         ground: Ground::new(256 * 1024),
         sent: Cell::new(0),
@@ -144,10 +140,11 @@ pub(crate) async fn play<T>(
     let game = Game { pid, shape, shared: Rc::clone(&shared) };
     let tasks = LocalSet::new();
     let mut users = JoinSet::new();
-    for (n, client) in clients.into_iter().enumerate() {
+    for (n, talker) in talkers.into_iter().enumerate() {
         let user = User {
-            wire: client.into_wire(),
-            template: Template::new(&jids[n ^ 1], shape.body),
+            channel: talker.channel,
+            template: Template::new(&jids[n ^ 1], shape.body, namespace(access.transport)),
+            namespace: namespace(access.transport),
             shared: Rc::clone(&shared),
             pace: Pace::new(n, jids.len()),
             managed: shape.managed,
@@ -234,10 +231,10 @@ struct Template {
 }
 
 impl Template {
-    fn new(to: &str, body: usize) -> Self {
+    fn new(to: &str, body: usize, namespace: &str) -> Self {
         let padding = "x".repeat(body.saturating_sub(STAMP));
         Self {
-            before: format!("<message to='{to}' type='chat' id='bench'><body>").into_bytes(),
+            before: format!("<message{namespace} to='{to}' type='chat' id='bench'><body>").into_bytes(),
             after: format!("{padding}</body></message>").into_bytes(),
         }
     }
@@ -250,8 +247,10 @@ impl Template {
 }
 
 struct User {
-    wire: Wire,
+    channel: Channel,
     template: Template,
+    /// What a stanza says about it.
+    namespace: &'static str,
     shared: Rc<Shared>,
     pace: Pace,
     managed: bool,
@@ -266,18 +265,15 @@ impl User {
     async fn run(mut self, first: usize) -> io::Result<()> {
         let shared = Rc::clone(&self.shared);
         let mut inbox = Vec::new();
-        let mut outbox = Vec::new();
         self.pace.owe(first);
         loop {
-            self.send_due(&mut outbox);
-            if !outbox.is_empty() {
-                self.wire.write_all(&outbox).await?;
-                outbox.clear();
-            }
+            self.send_due();
+            self.channel.write().await?;
+            let fill = self.channel.fill(&shared.ground, &mut inbox);
             let read = match self.pace.due() {
-                None => shared.ground.fill(&mut self.wire, &mut inbox).await?,
+                None => fill.await?,
                 Some(due) => tokio::select! {
-                    read = shared.ground.fill_before(due, &mut self.wire, &mut inbox) => match read? {
+                    read = shared.ground.before(due, fill) => match read? {
                         Some(read) => read,
                         None => continue,
                     },
@@ -288,34 +284,34 @@ impl User {
                 return Ok(());
             }
             let asked = self.managed && shared.is_asked(&mut inbox);
-            let pings = shared.answer_pings(&mut inbox, &mut outbox);
+            let pings = shared.answer_pings(&mut inbox, &mut self.channel, self.namespace);
             let arrived = shared.take_messages(&mut inbox);
             self.handled = self.handled.wrapping_add(u32::try_from(pings + arrived).unwrap_or(0));
             if asked {
                 let ack = format!("<a xmlns='urn:xmpp:sm:3' h='{}'/>", self.handled);
-                outbox.extend_from_slice(ack.as_bytes());
+                self.channel.put(|out| out.extend_from_slice(ack.as_bytes()));
             }
             self.pace.owe(arrived);
         }
     }
 
     /// Sends what is owed and may go now; nothing once the load stops.
-    fn send_due(&mut self, outbox: &mut Vec<u8>) {
+    fn send_due(&mut self) {
         let count = self.pace.take(self.shared.ground.now(), self.shared.interval.get());
         if count > 0 && !self.shared.stopping.get() {
-            self.fill(outbox, count);
+            self.put(count);
         }
     }
 
-    fn fill(&mut self, outbox: &mut Vec<u8>, count: usize) {
+    fn put(&mut self, count: usize) {
         let stamp = to_hex(self.shared.ground.now());
         for _ in 0..count {
-            self.template.append(outbox, stamp);
+            self.channel.put(|out| self.template.append(out, stamp));
         }
         self.unasked += count;
         if self.managed && self.unasked >= ASK_EVERY {
             self.unasked = 0;
-            outbox.extend_from_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
+            self.channel.put(|out| out.extend_from_slice(b"<r xmlns='urn:xmpp:sm:3'/>"));
         }
         self.shared.sent.set(self.shared.sent.get() + count as u64);
     }
@@ -336,7 +332,7 @@ impl Shared {
 
     /// Answers the pings in `inbox`, removes and counts them: a server may hold messages back from
     /// a client that proves nothing.
-    fn answer_pings(&self, inbox: &mut Vec<u8>, outbox: &mut Vec<u8>) -> usize {
+    fn answer_pings(&self, inbox: &mut Vec<u8>, channel: &mut Channel, namespace: &str) -> usize {
         let mut count = 0;
         while let Some(end) = self.end_of_iq.find(inbox) {
             let end = end + b"</iq>".len();
@@ -344,9 +340,13 @@ impl Shared {
             let iq = &inbox[start..end];
             let id = memchr::memmem::find(iq, b"id='").map(|at| &iq[at + 4..]);
             if let Some(id) = id.and_then(|id| id.split(|b| *b == b'\'').next()) {
-                outbox.extend_from_slice(b"<iq type='result' id='");
-                outbox.extend_from_slice(id);
-                outbox.extend_from_slice(b"'/>");
+                channel.put(|out| {
+                    out.extend_from_slice(b"<iq");
+                    out.extend_from_slice(namespace.as_bytes());
+                    out.extend_from_slice(b" type='result' id='");
+                    out.extend_from_slice(id);
+                    out.extend_from_slice(b"'/>");
+                });
             }
             inbox.drain(start..end);
             count += 1;

@@ -5,9 +5,11 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use tokio::task::{JoinSet, LocalSet};
-use waystation_harness::{Account, Client, Endpoint, Login, Mechanism, Security};
+use waystation_harness::xml::Element;
+use waystation_harness::{Account, Client, Endpoint, Link, Login, Mechanism, Security, Transport};
 
 use crate::Failure;
+use crate::channel::Channel;
 
 /// How many logins are under way at the same time.
 const CONCURRENCY: usize = 32;
@@ -15,7 +17,9 @@ const CONCURRENCY: usize = 32;
 /// How the users of a workload connect.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Access {
-    /// How connections are secured.
+    /// How streams get to the server.
+    pub(crate) transport: Transport,
+    /// How connections are secured; those of the web are not.
     pub(crate) security: Security,
     /// The SASL mechanism.
     pub(crate) mechanism: Mechanism,
@@ -40,14 +44,99 @@ pub(crate) async fn manage(client: &mut Client) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A user who is there, as a load of messages needs it.
+pub(crate) struct Talker {
+    /// The full JID.
+    pub(crate) jid: String,
+    /// The way of its stanzas.
+    pub(crate) channel: Channel,
+}
+
+impl Talker {
+    /// The bare JID.
+    pub(crate) fn bare(&self) -> &str {
+        self.jid.split_once('/').map_or(&self.jid, |(bare, _)| bare)
+    }
+}
+
 /// Logs these users in, each one available, in the order of their numbers.
 pub(crate) async fn open(at: &Endpoint, access: Access, users: Range<usize>) -> Result<Vec<Client>, Failure> {
+    let at = at.clone();
+    let open = move |n: usize| {
+        let at = at.clone();
+        async move {
+            let mut client = Client::login(&at, &account(n), &access.login()).await?;
+            client.become_available().await?;
+            Ok(client)
+        }
+    };
+    all(users, open).await
+}
+
+/// The same over the transport that these users have: their full JIDs and streams.
+pub(crate) async fn links(
+    at: &Endpoint,
+    access: Access,
+    users: Range<usize>,
+) -> Result<Vec<(String, Link)>, Failure> {
+    let at = at.clone();
+    let open = move |n: usize| {
+        let at = at.clone();
+        async move {
+            let login = access.login();
+            let (mut link, _) = Link::authenticate(access.transport, &at, &account(n), &login).await?;
+            let jid = link.bind(login.resource.as_deref()).await?;
+            link.send("<presence/>").await?;
+            let is_own = |e: &Element| e.local() == "presence" && e.attr("from") == Some(&jid);
+            while !is_own(&link.next_element("the own presence").await?) {}
+            Ok((jid, link))
+        }
+    };
+    all(users, open).await
+}
+
+/// Logs these users in to talk, over TCP with stream management if they are `managed`.
+pub(crate) async fn talkers(
+    at: &Endpoint,
+    access: Access,
+    users: Range<usize>,
+    managed: bool,
+) -> Result<Vec<Talker>, Failure> {
+    if access.transport != Transport::Tcp {
+        let links = links(at, access, users).await?;
+        let talker = |(jid, link)| Talker { jid, channel: Channel::of(link) };
+        return Ok(links.into_iter().map(talker).collect());
+    }
+    let mut talkers = Vec::new();
+    let mut clients = open(at, access, users).await?;
+    if managed {
+        // Before the first message, for both sides count from here on.
+        for client in &mut clients {
+            manage(client).await?;
+        }
+    }
+    for client in clients {
+        let jid = client.jid().to_owned();
+        talkers.push(Talker { jid, channel: Channel::tcp(client.into_wire()) });
+    }
+    Ok(talkers)
+}
+
+/// What `open` makes of each of these numbers, several at a time, in their order.
+async fn all<T, F>(
+    users: Range<usize>,
+    open: impl Fn(usize) -> F + Clone + 'static,
+) -> Result<Vec<T>, Failure>
+where
+    T: 'static,
+    F: Future<Output = Result<T, Failure>> + 'static,
+{
     let Range { start, end } = users.clone();
     let next = Rc::new(Cell::new(start));
     let tasks = LocalSet::new();
     let mut workers = JoinSet::new();
     for _ in 0..CONCURRENCY.min(users.len()) {
-        let (at, next) = (at.clone(), Rc::clone(&next));
+        let (open, next) = (open.clone(), Rc::clone(&next));
         workers.spawn_local_on(
             async move {
                 let mut opened = Vec::new();
@@ -57,9 +146,7 @@ pub(crate) async fn open(at: &Endpoint, access: Access, users: Range<usize>) -> 
                         return Ok::<_, Failure>(opened);
                     }
                     next.set(n + 1);
-                    let mut client = Client::login(&at, &account(n), &access.login()).await?;
-                    client.become_available().await?;
-                    opened.push((n, client));
+                    opened.push((n, open(n).await?));
                 }
             },
             &tasks,
@@ -75,5 +162,5 @@ pub(crate) async fn open(at: &Endpoint, access: Access, users: Range<usize>) -> 
         })
         .await?;
     all.sort_by_key(|(n, _)| *n);
-    Ok(all.into_iter().map(|(_, client)| client).collect())
+    Ok(all.into_iter().map(|(_, opened)| opened).collect())
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use waystation_harness::process::raise_file_limit;
 use waystation_harness::sasl::Hash;
-use waystation_harness::{Config, Mechanism, Server};
+use waystation_harness::{Config, Mechanism, Server, Transport};
 
 use crate::sessions::{Access, account};
 use crate::subjects::Subject;
@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// Idle sessions: a workload idle-N and one idle-N-tls for each number.
     #[arg(long, value_delimiter = ',', default_values_t = [2_000, 10_000, 18_000])]
     pub(crate) sessions: Vec<usize>,
+    /// Idle sessions over WebSockets and over BOSH: workloads idle-websocket-N and idle-bosh-N.
+    #[arg(long, default_value_t = 5_000)]
+    pub(crate) web_sessions: usize,
     /// The most idle sessions that the peers are given.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) peer_sessions: usize,
@@ -170,6 +173,7 @@ async fn measure(
         hash: Hash::Sha1,
         settings: own.chain([quick_accounts()]).chain(settings.iter().cloned()).collect(),
         modules: subject.modules.iter().map(|module| (*module).to_owned()).collect(),
+        web: workload.transport != Transport::Tcp,
         unlimited: true,
         core: Some(SERVER_CORE),
         ..Config::default()
@@ -177,7 +181,8 @@ async fn measure(
     let server = Server::start(config)?;
     let (at, pid) = (server.endpoint().clone(), server.pid());
     // The one mechanism that all three servers offer with their default way to store accounts.
-    let access = Access { security: workload.security, mechanism: Mechanism::ScramSha1 };
+    let Workload { transport, security, .. } = *workload;
+    let access = Access { transport, security, mechanism: Mechanism::ScramSha1 };
     let outcome = match workload.load {
         Load::Pairs(shape) => pairs::run(&at, pid, access, shape).await.map(Outcome::Pairs),
         Load::Logins(shape) => logins::run(&at, pid, access, shape).await.map(Outcome::Logins),
@@ -216,6 +221,7 @@ impl Options {
             rounds: 1,
             seconds: 0.1,
             sessions: vec![20, 100],
+            web_sessions: 30,
             peer_sessions: 50,
             offline: 5,
             archived: 2_000_000,

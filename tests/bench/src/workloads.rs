@@ -3,7 +3,7 @@
 //! A name here is a row of the report and means the same in every run. A server
 //! that a load is not put on is left out with the reason, never silently.
 
-use waystation_harness::Security;
+use waystation_harness::{Security, Transport};
 
 use crate::subjects::Subject;
 use crate::suite::Options;
@@ -36,7 +36,9 @@ pub(crate) enum Load {
 pub(crate) struct Workload {
     /// Name in the report.
     pub(crate) name: String,
-    /// How connections are secured.
+    /// How streams get to the server.
+    pub(crate) transport: Transport,
+    /// How connections are secured; those of the web are not.
     pub(crate) security: Security,
     /// The load.
     pub(crate) load: Load,
@@ -44,7 +46,11 @@ pub(crate) struct Workload {
 
 impl Workload {
     fn new(name: impl Into<String>, security: Security, load: Load) -> Self {
-        Self { name: name.into(), security, load }
+        Self { name: name.into(), transport: Transport::Tcp, security, load }
+    }
+
+    fn on_the_web(name: impl Into<String>, transport: Transport, load: Load) -> Self {
+        Self { name: name.into(), transport, security: Security::None, load }
     }
 
     /// Accounts that it needs.
@@ -124,6 +130,12 @@ pub(crate) fn all(options: &Options) -> Vec<Workload> {
         none,
         Load::GrowSessions(paced(options.grow_from, options.grow_to)),
     ));
+    for (name, transport) in [("websocket", Transport::WebSocket), ("bosh", Transport::Bosh)] {
+        all.push(Workload::on_the_web(format!("{name}-100x10"), transport, pairs(100, 10)));
+        all.push(Workload::on_the_web(format!("{name}-100x1"), transport, pairs(100, 1)));
+        let count = options.web_sessions;
+        all.push(Workload::on_the_web(format!("idle-{name}-{count}"), transport, Load::Idle(count)));
+    }
     all
 }
 
@@ -152,6 +164,7 @@ mod tests {
         assert_eq!(named(&["logins"]), ["logins"]);
         assert_eq!(named(&["presence-"]), ["presence-200", "presence-1000"]);
         assert_eq!(named(&["idle-2", "pairs-20x1"]), ["pairs-20x1", "idle-20", "idle-20-tls"]);
+        assert_eq!(named(&["bosh"]), ["bosh-100x10", "bosh-100x1", "idle-bosh-30"]);
         assert!(named(&["nothing"]).is_empty());
         assert!(named(&[]).len() > 10);
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Parser, Subcommand};
 use waystation_checker::history::History;
 use waystation_checker::report::Report;
-use waystation_checker::run::{self, Failure, Nemesis, Options, Workload};
+use waystation_checker::run::{self, Failure, Mix, Nemesis, Options, Workload};
 
 #[derive(Debug, Parser)]
 #[command(about = "Proves the delivery contract from what clients saw")]
@@ -50,6 +50,9 @@ struct Run {
     /// Messages (or roster changes) per second over all clients.
     #[arg(long, default_value_t = 500)]
     rate: u32,
+    /// How the clients get to the server: tcp, or web (two over WebSockets and one over BOSH).
+    #[arg(long, default_value = "tcp", value_parser = parse_mix)]
+    mix: Mix,
     /// Break connections by FIN instead of a reset.
     #[arg(long)]
     gentle: bool,
@@ -69,6 +72,10 @@ struct Run {
 
 fn parse_workload(name: &str) -> Result<Workload, String> {
     Workload::from_name(name).ok_or_else(|| format!("no such workload: {name}"))
+}
+
+fn parse_mix(name: &str) -> Result<Mix, String> {
+    Mix::from_name(name).ok_or_else(|| format!("no such mix: {name}"))
 }
 
 fn parse_nemesis(name: &str) -> Result<Nemesis, String> {
@@ -112,6 +119,7 @@ fn run(command: &Run) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
     let mut options = Options::new(command.workload, command.nemesis, command.cycles, seed, server);
     options.rate = command.rate;
+    options.mix = command.mix;
     options.gentle = command.gentle;
     options.pause.1 = Duration::from_secs(command.max_pause.max(1));
     options.pause.0 = options.pause.0.min(options.pause.1);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use waystation_checker::checks::Check;
 use waystation_checker::history::Ev;
-use waystation_checker::run::{Failure, Nemesis, Options, Outcome, Workload, run, server_config};
+use waystation_checker::run::{Failure, Mix, Nemesis, Options, Outcome, Workload, run, server_config};
 use waystation_harness::{Config, Kind};
 
 /// Cycles of the short runs.
@@ -64,6 +64,26 @@ async fn w1_kill9_200() {
     passes(options).await;
 }
 
+/// The clients of the contract: two over WebSockets and one over BOSH, whose session goes on after a kill.
+async fn passes_from_the_web(options: Options) {
+    passes(Options { mix: Mix::Web, ..options }).await;
+}
+
+#[tokio::test]
+async fn w1_none_from_the_web() {
+    passes_from_the_web(options(Workload::Chat, Nemesis::None, CYCLES, server_config(None))).await;
+}
+
+#[tokio::test]
+async fn w1_kill9_from_the_web() {
+    passes_from_the_web(Options::new(Workload::Chat, Nemesis::Kill, 50, 1, server_config(None))).await;
+}
+
+#[tokio::test]
+async fn w1_reset_from_the_web() {
+    passes_from_the_web(options(Workload::Chat, Nemesis::Reset, CYCLES, server_config(None))).await;
+}
+
 /// One thread delivers and commits, and what no archive wants is in one queue only.
 #[tokio::test]
 async fn w1_kill9_without_an_archive_on_one_thread() {
@@ -105,6 +125,14 @@ async fn w1_none_on_prosody() {
 async fn w1_reset_on_prosody() {
     let Some(server) = prosody(&["smacks", "mam", "carbons"]) else { return };
     passes(Options { gentle: true, ..options(Workload::Chat, Nemesis::Reset, CYCLES, server) }).await;
+}
+
+/// Two clients over WebSockets and one over BOSH: they, too, lose nothing as long as the server lives.
+#[tokio::test]
+async fn w1_reset_on_prosody_from_the_web() {
+    let Some(server) = prosody(&["smacks", "mam", "carbons"]) else { return };
+    let options = options(Workload::Chat, Nemesis::Reset, CYCLES, server);
+    passes(Options { gentle: true, mix: Mix::Web, ..options }).await;
 }
 
 /// Prosody acknowledges before anything is stored; without an archive a kill loses what waits in

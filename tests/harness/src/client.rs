@@ -217,7 +217,7 @@ impl Client {
 }
 
 /// The strongest mechanism on offer that fits the connection.
-fn strongest(opened: &Opened, security: Security) -> Result<Mechanism> {
+pub(crate) fn strongest(opened: &Opened, security: Security) -> Result<Mechanism> {
     let offered = opened.mechanisms();
     let order = [
         Mechanism::ScramSha256Plus,

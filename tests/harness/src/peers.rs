@@ -28,6 +28,8 @@ pub(crate) fn prepare_prosody(
     make_dir(&folder.join("certs"))?;
     let (certificate, key) = certificate(&config.hosts, folder)?;
     let data = folder.join("data");
+    let web: &[&str] = if config.web { &["bosh", "websocket"] } else { &[] };
+    let modules = config.modules.iter().map(String::as_str).chain(web.iter().copied());
     let mut text = format!(
         r#"run_as_root = true
 data_path = {data:?}
@@ -42,14 +44,15 @@ allow_unencrypted_plain_auth = true
 authentication = "internal_hashed"
 password_hash = "{hash}"
 storage = "internal"
-{archives}log = {{ warn = "*console" }}
+{archives}{web}log = {{ warn = "*console" }}
 ssl = {{ certificate = {certificate:?}, key = {key:?} }}
 "#,
         pid = folder.join("prosody.pid"),
         c2s = at.c2s.port(),
         tls = at.c2s_tls.port(),
-        modules = config.modules.iter().map(|m| format!(", {m:?}")).collect::<String>(),
+        modules = modules.map(|m| format!(", {m:?}")).collect::<String>(),
         required = config.tls_required,
+        web = if config.web { prosody_web(at) } else { String::new() },
         // Of one account, in the archive as well as in what waits for it.
         archives = if config.unlimited { "storage_archive_item_limit = 10000000\n" } else { "" },
         hash = match config.hash {
@@ -81,6 +84,15 @@ ssl = {{ certificate = {certificate:?}, key = {key:?} }}
     Ok(Program { path: program("prosody")?, args, env: Vec::new(), ready_file: None })
 }
 
+/// HTTP without TLS, which counts as secure, as loopback TCP does without `c2s_require_encryption`.
+fn prosody_web(at: &Endpoint) -> String {
+    format!(
+        "http_ports = {{ {} }}\nhttp_interfaces = {{ \"127.0.0.1\" }}\nhttps_ports = {{}}\n\
+         consider_bosh_secure = true\nconsider_websocket_secure = true\n",
+        at.http.port()
+    )
+}
+
 pub(crate) fn prepare_ejabberd(config: &Config, at: &Endpoint, folder: &Path) -> Result<Program> {
     let (certificate, key) = certificate(&config.hosts, folder)?;
     let hash = match config.hash {
@@ -98,14 +110,16 @@ pub(crate) fn prepare_ejabberd(config: &Config, at: &Endpoint, folder: &Path) ->
     let waiting = if config.unlimited { "shaper_rules: {max_user_offline_messages: infinity}\n" } else { "" };
     let hosts: String = config.hosts.iter().map(|h| format!("  - {h:?}\n")).collect();
     let text = format!(
-        "hosts:\n{hosts}loglevel: warning\ncertfiles: [{certificate:?}, {key:?}]\nlisten:\n{}{}\
+        "hosts:\n{hosts}loglevel: warning\ncertfiles: [{certificate:?}, {key:?}]\nlisten:\n{}{}{}\
          auth_method: internal\nauth_password_format: scram\nauth_scram_hash: {hash}\n\
          disable_sasl_mechanisms: [digest-md5, X-OAUTH2]\n{waiting}\
          modules:\n  mod_roster: {{versioning: true}}\n  mod_disco: {{}}\n  mod_ping: {{}}\n  mod_version: {{}}\n  \
-         mod_time: {{}}\n  mod_last: {{}}\n  mod_offline: {{}}\n{}",
+         mod_time: {{}}\n  mod_last: {{}}\n  mod_offline: {{}}\n{}{}",
         listener(at.c2s.port(), starttls),
         listener(at.c2s_tls.port(), "tls: true"),
+        if config.web { ejabberd_web(at) } else { String::new() },
         config.modules.iter().map(|module| format!("  {module}\n")).collect::<String>(),
+        if config.web { "  mod_bosh: {}\n" } else { "" },
     );
     let path = folder.join("ejabberd.yml");
     write(&path, text)?;
@@ -153,6 +167,15 @@ pub(crate) fn prepare_ejabberd(config: &Config, at: &Endpoint, folder: &Path) ->
     ];
     let env = env.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
     Ok(Program { path: program("erl")?, args, env, ready_file: Some(imported) })
+}
+
+/// The paths are those that ejabberd's own configuration has, and Prosody by default.
+fn ejabberd_web(at: &Endpoint) -> String {
+    format!(
+        "  - {{port: {}, ip: \"127.0.0.1\", module: ejabberd_http, request_handlers: \
+         {{/http-bind: mod_bosh, /xmpp-websocket: ejabberd_http_ws}}, backlog: 1024}}\n",
+        at.http.port()
+    )
 }
 
 /// Writes a self-signed certificate (ECDSA P-256, as this project's server makes its own) and its key.

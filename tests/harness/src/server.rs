@@ -107,6 +107,8 @@ pub struct Config {
     pub hash: Hash,
     /// Whether a login needs TLS first.
     pub tls_required: bool,
+    /// Whether it listens for HTTP as well, with BOSH and WebSockets.
+    pub web: bool,
     /// Waystation only: further keys for `--set`, as (key, TOML value).
     pub settings: Vec<(String, String)>,
     /// Whether the server's limits against floods are lifted (for measurements).
@@ -130,6 +132,7 @@ impl Default for Config {
             accounts: Vec::new(),
             hash: Hash::Sha1,
             tls_required: false,
+            web: false,
             settings: Vec::new(),
             unlimited: false,
             core: None,
@@ -162,6 +165,8 @@ pub struct Endpoint {
     pub c2s: SocketAddr,
     /// Direct TLS.
     pub c2s_tls: SocketAddr,
+    /// HTTP without TLS; nobody listens there unless [`Config::web`] asks for it.
+    pub http: SocketAddr,
 }
 
 /// What a peer or this project's server needs to be run: made by `waystation` and `peers`.
@@ -424,14 +429,14 @@ fn data_files(pid: u32, folder: &Path) -> usize {
     open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).filter(|path| path.starts_with(&data)).count()
 }
 
-/// Picks two free ports of the loopback interface.
+/// Picks free ports of the loopback interface.
 fn reserve_endpoint(hosts: &[String]) -> Result<Endpoint> {
     let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("find a free port"));
-    // Both are held until both are known, so that they differ.
-    let (a, b) = (listen()?, listen()?);
+    // All are held until all are known, so that they differ.
+    let (a, b, c) = (listen()?, listen()?, listen()?);
     let addr = |l: &TcpListener| l.local_addr().map_err(Error::io("find a free port"));
     let host = hosts.first().cloned().ok_or_else(|| Error::Setup("no host configured".into()))?;
-    Ok(Endpoint { host, c2s: addr(&a)?, c2s_tls: addr(&b)? })
+    Ok(Endpoint { host, c2s: addr(&a)?, c2s_tls: addr(&b)?, http: addr(&c)? })
 }
 
 /// Makes the accounts and starts the program; it accepts connections when this returns.
@@ -445,7 +450,8 @@ fn launch(config: &Config, at: &Endpoint, folder: &Path, accounts: &[Account]) -
     // An earlier run in the folder has logged that it was ready, too.
     let logged = fs::read(&log).map_or(0, |text| text.len());
     let mut child = spawn(&program, config.core, &log)?;
-    let ready = wait_until_ready(&mut child, at, program.ready_file.as_deref());
+    let ports = [Some(at.c2s), Some(at.c2s_tls), config.web.then_some(at.http)];
+    let ready = wait_until_ready(&mut child, &ports, program.ready_file.as_deref());
     let ready = ready.and_then(|()| match config.kind {
         Kind::Waystation => wait_for_ready_line(&log, logged),
         Kind::Prosody | Kind::Ejabberd => Ok(()),
@@ -479,10 +485,14 @@ fn spawn(program: &Program, core: Option<usize>, log: &Path) -> Result<Child> {
     command.spawn().map_err(Error::io(format!("start {}", program.path.display())))
 }
 
-fn wait_until_ready(child: &mut Child, at: &Endpoint, ready_file: Option<&Path>) -> Result<()> {
+fn wait_until_ready(
+    child: &mut Child,
+    ports: &[Option<SocketAddr>],
+    ready_file: Option<&Path>,
+) -> Result<()> {
     let end = Instant::now() + START_DEADLINE;
-    let accepts = |addr| TcpStream::connect_timeout(addr, Duration::from_secs(1)).is_ok();
-    while !(ready_file.is_none_or(Path::exists) && accepts(&at.c2s) && accepts(&at.c2s_tls)) {
+    let accepts = |addr: &SocketAddr| TcpStream::connect_timeout(addr, Duration::from_secs(1)).is_ok();
+    while !(ready_file.is_none_or(Path::exists) && ports.iter().flatten().all(accepts)) {
         if let Ok(Some(status)) = child.try_wait() {
             return Err(Error::Setup(format!("ended at once: {status}")));
         }

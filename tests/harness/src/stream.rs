@@ -8,13 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, Result, show};
-use crate::sasl::{Binding, Mechanism, Scram, plain};
+use crate::negotiation::{Negotiation, element_of};
+use crate::sasl::{Binding, Mechanism};
 use crate::tls;
 use crate::wire::Wire;
 use crate::xml::{Element, STREAM_NS, StreamEvent, StreamReader, escape};
@@ -22,7 +21,6 @@ use crate::xml::{Element, STREAM_NS, StreamEvent, StreamReader, escape};
 /// How long a single answer may take before the step fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-const SASL_NS: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 const TLS_NS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 const STREAM_ERROR_NS: &str = "urn:ietf:params:xml:ns:xmpp-streams";
 
@@ -36,6 +34,15 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// A stream with this header; an error if what followed it are no features.
+    pub(crate) fn new(header: Element, features: Element) -> Result<Self> {
+        if features.name == (STREAM_NS.to_owned(), "features".to_owned()) {
+            Ok(Self { header, features })
+        } else {
+            Err(Error::unexpected("stream features", features.to_string()))
+        }
+    }
+
     /// The names of the SASL mechanisms on offer.
     pub fn mechanisms(&self) -> Vec<String> {
         let list = self.features.child("mechanisms");
@@ -173,14 +180,8 @@ impl RawClient {
 
     /// The next first-level element; a stream error is returned as an error.
     pub async fn next_element(&mut self, what: &str) -> Result<Element> {
-        match self.next_event(what).await? {
-            StreamEvent::Element(element) if element.name == (STREAM_NS.to_owned(), "error".to_owned()) => {
-                Err(Error::unexpected(what, element.to_string()))
-            }
-            StreamEvent::Element(element) => Ok(element),
-            StreamEvent::End => Err(Error::Closed { what: what.to_owned(), got: show(&self.inbox) }),
-            StreamEvent::Header(header) => Err(Error::unexpected(what, header.to_string())),
-        }
+        let event = self.next_event(what).await?;
+        element_of(event, what, &self.inbox)
     }
 
     /// Takes an element that is already here, without waiting.
@@ -201,11 +202,7 @@ impl RawClient {
             StreamEvent::Header(header) => header,
             other => return Err(Error::unexpected("a stream header", format!("{other:?}"))),
         };
-        let features = self.next_element("stream features").await?;
-        if features.name != (STREAM_NS.to_owned(), "features".to_owned()) {
-            return Err(Error::unexpected("stream features", features.to_string()));
-        }
-        Ok(Opened { header, features })
+        Opened::new(header, self.next_element("stream features").await?)
     }
 
     /// Negotiates STARTTLS and runs the handshake; the caller opens a new stream afterwards.
@@ -253,53 +250,14 @@ impl RawClient {
         password: &str,
         offered_bindings: &[String],
     ) -> Result<()> {
-        let Some(hash) = mechanism.hash() else {
-            let message = BASE64.encode(plain("", user, password));
-            self.send(format!("<auth xmlns='{SASL_NS}' mechanism='PLAIN'>{message}</auth>")).await?;
-            return self.sasl_success().await.map(drop);
-        };
         let binding =
             if mechanism.is_plus() { self.binding(offered_bindings) } else { Binding::NotSupported };
-        let mut scram = Scram::new(hash, user, password, "", binding);
-        let first = BASE64.encode(scram.client_first());
-        self.send(format!("<auth xmlns='{SASL_NS}' mechanism='{}'>{first}</auth>", mechanism.name())).await?;
-        let challenge = self.next_element("a SASL challenge").await?;
-        if challenge.local() != "challenge" {
-            return Err(sasl_error(&challenge));
-        }
-        let server_first = decode(&challenge.text())?;
-        let last = scram.client_final(&server_first).map_err(Error::Sasl)?;
-        self.send(format!("<response xmlns='{SASL_NS}'>{}</response>", BASE64.encode(last))).await?;
-        let server_final = decode(&self.sasl_success().await?)?;
-        if scram.server_is_genuine(&server_final) {
-            Ok(())
-        } else {
-            Err(Error::Sasl(format!("the server's signature is wrong: {server_final}")))
-        }
-    }
-
-    async fn sasl_success(&mut self) -> Result<String> {
-        let answer = self.next_element("the outcome of SASL").await?;
-        if answer.name == (SASL_NS.to_owned(), "success".to_owned()) {
-            Ok(answer.text())
-        } else {
-            Err(sasl_error(&answer))
-        }
+        Negotiation::authenticate(self, mechanism, user, password, binding).await
     }
 
     /// Binds a resource (the server chooses when `None`) and returns the full JID.
     pub async fn bind(&mut self, resource: Option<&str>) -> Result<String> {
-        let inner = resource.map(|r| format!("<resource>{}</resource>", escape(r))).unwrap_or_default();
-        self.send(format!(
-            "<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>{inner}</bind></iq>"
-        ))
-        .await?;
-        let answer = self.next_element("the bind result").await?;
-        let jid = answer.child("bind").and_then(|b| b.child("jid")).map(Element::text);
-        match jid {
-            Some(jid) if answer.attr("type") == Some("result") => Ok(jid),
-            _ => Err(Error::unexpected("a bind result with a JID", answer.to_string())),
-        }
+        Negotiation::bind(self, resource).await
     }
 
     /// Waits for a stream error with this condition, then for the end of the stream and of the connection.
@@ -387,12 +345,12 @@ pub fn stream_header(host: &str) -> String {
     )
 }
 
-fn decode(text: &str) -> Result<String> {
-    let bytes = BASE64.decode(text.trim()).map_err(|e| Error::Sasl(format!("base64: {e}")))?;
-    String::from_utf8(bytes).map_err(|e| Error::Sasl(e.to_string()))
-}
+impl Negotiation for RawClient {
+    async fn put(&mut self, xml: &str) -> Result<()> {
+        self.send(xml).await
+    }
 
-fn sasl_error(answer: &Element) -> Error {
-    let condition = answer.children().next().map_or("", Element::local);
-    Error::Sasl(format!("{} {condition}", answer.local()))
+    async fn element(&mut self, what: &str) -> Result<Element> {
+        self.next_element(what).await
+    }
 }

@@ -80,6 +80,7 @@ pub(crate) fn clean(mut command: Command) -> Command {
 
 fn settings(config: &Config, at: &Endpoint, folder: &Path) -> Vec<String> {
     let hosts: Vec<String> = config.hosts.iter().map(|h| toml(h)).collect();
+    let http = if config.web { format!("[{}]", toml(&at.http.to_string())) } else { "[]".to_owned() };
     let mut keys = vec![
         ("data_dir".to_owned(), toml(&folder.join("data").to_string_lossy())),
         ("hosts".to_owned(), format!("[{}]", hosts.join(", "))),
@@ -87,7 +88,7 @@ fn settings(config: &Config, at: &Endpoint, folder: &Path) -> Vec<String> {
         ("listen.c2s_tls".to_owned(), format!("[{}]", toml(&at.c2s_tls.to_string()))),
         ("listen.s2s".to_owned(), "[]".to_owned()),
         ("listen.s2s_tls".to_owned(), "[]".to_owned()),
-        ("listen.http".to_owned(), "[]".to_owned()),
+        ("listen.http".to_owned(), http),
         ("listen.https".to_owned(), "[]".to_owned()),
         ("tls.required".to_owned(), config.tls_required.to_string()),
         ("limits.disabled".to_owned(), config.unlimited.to_string()),

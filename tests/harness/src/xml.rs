@@ -5,6 +5,7 @@
 //! ordered. Independent of the server's own parser on purpose: a harness that
 //! shared it would agree with its mistakes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -49,6 +50,14 @@ impl Element {
     pub fn parse(text: &str, default_ns: &str) -> Result<Self> {
         let scope = Scope::with_default(default_ns);
         match parse_first(text.as_bytes(), &scope)? {
+            Parsed::Element(element, used) if text[used..].trim().is_empty() => Ok(element),
+            _ => Err(Error::Xml { reason: "not exactly one element".into(), text: show(text.as_bytes()) }),
+        }
+    }
+
+    /// Parses one element that must declare all that it uses, as a document of its own does.
+    pub fn parse_document(text: &str) -> Result<Self> {
+        match parse_first(text.as_bytes(), &Scope::default())? {
             Parsed::Element(element, used) if text[used..].trim().is_empty() => Ok(element),
             _ => Err(Error::Xml { reason: "not exactly one element".into(), text: show(text.as_bytes()) }),
         }
@@ -163,6 +172,16 @@ pub fn escape(text: &str) -> String {
         .replace('>', "&gt;")
         .replace('\'', "&apos;")
         .replace('"', "&quot;")
+}
+
+/// The element with the namespace of client streams, unless its start tag names one.
+pub fn with_namespace(xml: &str) -> Cow<'_, str> {
+    let start = xml.split('>').next().unwrap_or_default();
+    let name = start.find(|c: char| c.is_ascii_whitespace() || c == '/').unwrap_or(start.len());
+    if start.contains(" xmlns=") || start[..name].contains(':') {
+        return Cow::Borrowed(xml);
+    }
+    Cow::Owned(format!("{} xmlns='{CLIENT_NS}'{}", &xml[..name], &xml[name..]))
 }
 
 /// What a server's stream yields.
@@ -408,6 +427,20 @@ mod tests {
             assert_eq!(message.ns(), CLIENT_NS);
             assert_eq!(message.child("body").map(Element::text).as_deref(), Some("a & b<c>"));
             assert_eq!(events[3], StreamEvent::End);
+        }
+    }
+
+    #[test]
+    fn documents_stand_alone() {
+        assert_eq!(Element::parse_document("<a xmlns='b'/>").unwrap().ns(), "b");
+        assert!(Element::parse_document("<stream:features/>").is_err());
+        assert_eq!(with_namespace("<a/>"), "<a xmlns='jabber:client'/>");
+        assert_eq!(
+            with_namespace("<a b='c'><d xmlns='e'/></a>"),
+            "<a xmlns='jabber:client' b='c'><d xmlns='e'/></a>"
+        );
+        for whole in ["<a xmlns='b'/>", "<x:a xmlns:x='b'/>"] {
+            assert_eq!(with_namespace(whole), whole);
         }
     }
 

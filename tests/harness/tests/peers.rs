@@ -5,7 +5,9 @@
 
 use libtest_mimic::{Arguments, Trial};
 use waystation_harness::sasl::Hash;
-use waystation_harness::{Client, Config, Kind, Login, Security, Server};
+use waystation_harness::{Client, Config, Kind, Login, Security, Server, Transport};
+
+mod on_the_web;
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -20,6 +22,15 @@ fn main() {
             let trial = Trial::test(name, move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(every_way_in(kind, hash));
+                Ok(())
+            });
+            trials.push(trial.with_ignored_flag(!installed));
+        }
+        for over in [Transport::WebSocket, Transport::Bosh] {
+            let name = format!("{}_{over:?}", kind.name()).to_lowercase();
+            let trial = Trial::test(name, move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(on_the_web::every_step(kind, over));
                 Ok(())
             });
             trials.push(trial.with_ignored_flag(!installed));

@@ -205,7 +205,7 @@ async fn a_large_add_that_fails_in_the_middle_keeps_a_beginning() {
     assert!(matches!(outcome, Err(StorageError::Full)), "{outcome:?}");
     let kept = world.newest().await.unwrap();
     assert!(kept > 0 && kept < 2_500, "{kept}");
-    assert_eq!(world.storage.rows(ROWS) as u64, kept.div_ceil(64));
+    assert_eq!(world.storage.rows(ROWS) as u64, kept.div_ceil(FULL));
     world.fill(all.clone()).await;
     assert_eq!(world.positions().await, all);
     assert_eq!(world.storage.rows(ROWS), world.storage.rows(WITH));

@@ -36,7 +36,7 @@ async fn an_export_reads_a_bounded_part_at_a_time() {
     world.storage.calls();
     let messages = export(&*world.storage, &jid(JULIET), &mut std::io::sink()).await.unwrap();
     let calls = world.storage.calls();
-    let chunks = 1_000_usize.div_ceil(64);
+    let chunks = 1_000_usize.div_ceil(FULL as usize);
     assert_eq!((messages, calls.rows), (1_000, chunks));
     assert_eq!(calls.scans, chunks.div_ceil(16) + 1);
 }

@@ -40,25 +40,25 @@ fn large(position: u64, bytes: usize) -> waystation_core::archive::Archived {
 #[tokio::test]
 async fn messages_of_many_calls_are_one_commit_of_one_chunk() {
     let world = patient().await;
-    let mut adds: Vec<Add> = (1..=63).map(|position| add(&world, [position])).collect();
+    let mut adds: Vec<Add> = (1..FULL).map(|position| add(&world, [position])).collect();
     assert!(adds.iter_mut().all(|add| add.now_or_never().is_none()), "told before it was stored");
     assert_eq!((world.storage.calls().commits, world.storage.rows(ROWS)), (0, 0));
-    adds.push(add(&world, [64]));
+    adds.push(add(&world, [FULL]));
     for add in adds {
         add.now_or_never().expect("committed").unwrap();
     }
     assert_eq!(world.storage.calls().commits, 1);
     assert_eq!((world.storage.rows(ROWS), world.storage.rows(WITH)), (1, 1));
-    assert_eq!(world.positions().await, (1..=64).collect::<Vec<_>>());
+    assert_eq!(world.positions().await, (1..=FULL).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_burst_of_one_call_is_cut_into_chunks() {
     let world = patient().await;
-    let mut burst = pin!(add(&world, 1..=200));
+    let mut burst = pin!(add(&world, 1..=3 * FULL + 8));
     assert!(burst.as_mut().now_or_never().is_none());
     assert_eq!((world.storage.calls().commits, world.storage.rows(ROWS)), (3, 3));
-    assert_eq!(world.positions().await, (1..=200).collect::<Vec<_>>());
+    assert_eq!(world.positions().await, (1..=3 * FULL + 8).collect::<Vec<_>>());
     burst.await.unwrap();
     assert_eq!(world.storage.rows(ROWS), 4);
 }
@@ -186,14 +186,14 @@ async fn what_is_gathered_does_not_hold_on_to_what_it_came_in() {
 #[tokio::test]
 async fn a_crash_before_the_commit_leaves_nothing_half_done() {
     let world = patient().await;
-    add(&world, 1..=64).await.unwrap();
-    let lost = add(&world, [65, 66]);
+    add(&world, 1..=FULL).await.unwrap();
+    let lost = add(&world, [FULL + 1, FULL + 2]);
     let again = over(Arc::new(world.storage.copy()), Config::default());
-    assert_eq!((again.newest().await, again.positions().await.len()), (Some(64), 64));
+    assert_eq!((again.newest().await, again.positions().await.len()), (Some(FULL), FULL as usize));
     // The route hands over what is behind that, here with some of what is there.
-    again.fill(60..=70).await;
-    assert_eq!(again.positions().await, (1..=70).collect::<Vec<_>>());
-    assert_eq!(again.query(&set("<max>0</max>")).await.unwrap().count(), Some(70));
+    again.fill(FULL - 4..=FULL + 6).await;
+    assert_eq!(again.positions().await, (1..=FULL + 6).collect::<Vec<_>>());
+    assert_eq!(again.query(&set("<max>0</max>")).await.unwrap().count(), Some(FULL as usize + 6));
     again.check_store();
     drop(lost);
 }
@@ -203,16 +203,16 @@ async fn a_commit_that_fails_is_told_to_all_that_gathered_behind_it() {
     let world = patient().await;
     world.storage.hold();
     world.storage.fail_commits(0, 1);
-    let stored = add(&world, 1..=64);
-    let behind = add(&world, [65]);
+    let stored = add(&world, 1..=FULL);
+    let behind = add(&world, [FULL + 1]);
     world.storage.release();
     assert!(matches!(stored.await, Err(StorageError::Full)));
     let outcome = behind.now_or_never().expect("told at once");
     assert!(matches!(outcome, Err(StorageError::Full)), "{outcome:?}");
     assert_eq!((world.archives.clock.gathered(), world.newest().await), (0, None));
     // What comes later is taken, and what failed when it is handed over again.
-    let again = add(&world, 1..=66);
-    assert_eq!(world.positions().await, (1..=66).collect::<Vec<_>>());
+    let again = add(&world, 1..=FULL + 2);
+    assert_eq!(world.positions().await, (1..=FULL + 2).collect::<Vec<_>>());
     again.await.unwrap();
     world.check_store();
 }
@@ -246,20 +246,29 @@ fn the_end_of_the_runtime_that_the_clock_runs_on_commits_what_was_gathered() {
     });
 }
 
+/// Numbers of messages at the edges of three full chunks and one of eight behind them, and beside them.
+fn edges() -> impl Iterator<Item = usize> {
+    let full = FULL as usize;
+    let beside = (1..=3).flat_map(move |n| [n * full - 1, n * full, n * full + 1]);
+    [1, 2].into_iter().chain(beside).chain([3 * full + 7, 3 * full + 8])
+}
+
 #[tokio::test]
 async fn pages_meet_at_the_edges_of_chunks() {
-    let world = world();
-    world.fill((1..=200).map(|n| n * 2)).await;
+    let full = FULL as usize;
+    let total = 3 * full + 8;
+    let world = with_config(Config { page_limit: 2 * full, ..Config::default() });
+    let all: Vec<u64> = (1..=total as u64).map(|n| n * 2).collect();
+    world.fill(all.clone()).await;
     world.check_store();
-    let all: Vec<u64> = (1..=200).map(|n| n * 2).collect();
-    for edge in [1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 199, 200] {
+    for edge in edges() {
         let place = edge - 1;
-        for size in [1, 2, 63, 64, 65, 100] {
+        for size in [1, 2, full - 1, full, full + 1, full + full / 2] {
             let page = |at: &str| set(&format!("<max>{size}</max><{at}>{}</{at}>", id(all[place])));
             let answer = world.query(&page("after")).await.unwrap();
-            let expected = &all[edge..(edge + size).min(200)];
+            let expected = &all[edge..(edge + size).min(total)];
             assert_eq!(answer.positions(), expected, "{size} after {edge}");
-            assert_eq!(answer.is_complete(), edge + size >= 200, "{size} after {edge}");
+            assert_eq!(answer.is_complete(), edge + size >= total, "{size} after {edge}");
             let answer = world.query(&page("before")).await.unwrap();
             assert_eq!(answer.positions(), &all[place.saturating_sub(size)..place], "{size} before {edge}");
             assert_eq!(answer.is_complete(), size >= place, "{size} before {edge}");
@@ -275,20 +284,23 @@ async fn pages_meet_at_the_edges_of_chunks() {
 
 #[tokio::test]
 async fn retention_cuts_chunks_at_their_edges_and_between() {
-    for keep in [0, 1, 7, 8, 9, 63, 64, 71, 72, 73, 135, 136, 137, 199, 200] {
+    let total = 3 * FULL + 8;
+    // Counted from the end, where a chunk of eight is.
+    let inside = [0, 1, 7, 8, 9, FULL - 1, FULL, FULL + 7, FULL + 8, FULL + 9];
+    for keep in inside.into_iter().chain([2 * FULL + 7, 2 * FULL + 8, 2 * FULL + 9, total - 1, total]) {
         let world = with_config(Config { max_messages: Some(keep), ..Config::default() });
-        world.fill(1..=200).await;
+        world.fill(1..=total).await;
         world.archives.sweep(at(0)).await.unwrap();
-        let left: Vec<u64> = (201 - keep..=200).collect();
+        let left: Vec<u64> = (total + 1 - keep..=total).collect();
         assert_eq!(world.positions().await, left);
         let romeo = form(&[("with", "romeo@montague.example")]);
         assert_eq!(world.query(&(romeo + &set("<max>0</max>"))).await.unwrap().count(), Some(left.len()));
-        if keep < 200 {
-            let gone = world.refused(&set(&format!("<after>{}</after>", id(200 - keep)))).await;
+        if keep < total {
+            let gone = world.refused(&set(&format!("<after>{}</after>", id(total - keep)))).await;
             assert_eq!(gone, waystation_core::Condition::ItemNotFound);
         }
         world.check_store();
-        world.fill([150, 201]).await;
+        world.fill([150, total + 1]).await;
         assert_eq!(world.query("").await.unwrap().count(), Some(left.len() + 1));
     }
 }
@@ -297,10 +309,12 @@ async fn retention_cuts_chunks_at_their_edges_and_between() {
 async fn late_messages_find_their_place_in_before_and_between_chunks() {
     let world = world();
     // Full chunks of even positions, and room between two of them.
-    world.fill((1..=64).map(|n| n * 2 + 1_000)).await;
-    world.fill((1..=64).map(|n| n * 2 + 2_000)).await;
+    let span = 2 * FULL;
+    world.fill((1..=FULL).map(|n| n * 2 + 1_000)).await;
+    world.fill((1..=FULL).map(|n| n * 2 + 2_000)).await;
     let mut expected = world.positions_of_store();
-    for late in [1_003, 1_127, 1_129, 1_500, 1_501, 1_999, 2_003, 2_001, 1, 999, 1_005, 1_007, 2_127] {
+    let first = [1_003, 999 + span, 1_001 + span, 1_500, 1_501, 1_999, 2_003, 2_001];
+    for late in first.into_iter().chain([1, 999, 1_005, 1_007, 1_999 + span]) {
         world.fill([late]).await;
         expected.push(late);
         expected.sort_unstable();

@@ -30,7 +30,7 @@ async fn busy(accounts: u64) -> World {
     }
     world.archive().newest(jid("first@capulet.example")).await.unwrap();
     world.storage.calls();
-    let first = world.archive().add(jid("first@capulet.example"), (1..=64).map(plain).collect());
+    let first = world.archive().add(jid("first@capulet.example"), (1..=FULL).map(plain).collect());
     first.now_or_never().expect("nothing to wait for").unwrap();
     assert_eq!(world.storage.calls().commits, 1);
     world
@@ -59,7 +59,7 @@ async fn full_chunks_of_many_accounts_go_to_the_store_together() {
     for round in 0..3 {
         let started = tokio::time::Instant::now();
         let mut adds: Vec<Add> = (0..50)
-            .map(|n| world.archive().add(account(n), (1..=64).map(|p| plain(round * 64 + p)).collect()))
+            .map(|n| world.archive().add(account(n), (1..=FULL).map(|p| plain(round * FULL + p)).collect()))
             .collect();
         assert!(adds.iter_mut().all(|add| add.now_or_never().is_none()), "told before it was stored");
         assert_eq!(world.storage.calls().commits, 0, "round {round}");
@@ -71,7 +71,7 @@ async fn full_chunks_of_many_accounts_go_to_the_store_together() {
         assert_eq!(world.storage.calls().commits, 50);
     }
     tokio::time::advance(TOGETHER).await;
-    add(&world, 1..=64).now_or_never().expect("after a rest at once").unwrap();
+    add(&world, 1..=FULL).now_or_never().expect("after a rest at once").unwrap();
     assert_eq!(world.storage.rows(ROWS), 152);
 }
 
@@ -98,18 +98,18 @@ async fn so_many_bytes_wait_for_no_others() {
 async fn whoever_needs_a_chunk_that_waits_sees_it_at_once() {
     let world = busy(1).await;
     let started = tokio::time::Instant::now();
-    let call = add(&world, (1..=64).map(|n| n * 2));
+    let call = add(&world, (1..=FULL).map(|n| n * 2));
     assert_eq!(world.storage.calls().commits, 0);
-    assert_eq!(world.positions().await.len(), 64);
+    assert_eq!(world.positions().await.len() as u64, FULL);
     call.now_or_never().expect("committed").unwrap();
     // A change goes behind it, here a message that belongs into the chunk that waits.
-    let call = add(&world, (65..=128).map(|n| n * 2));
+    let call = add(&world, (FULL + 1..=2 * FULL).map(|n| n * 2));
     assert_eq!(world.storage.rows(ROWS), 2);
-    add(&world, [155]).await.unwrap();
+    add(&world, [2 * FULL + 27]).await.unwrap();
     call.now_or_never().expect("committed").unwrap();
-    assert_eq!(world.positions().await.len(), 129);
+    assert_eq!(world.positions().await.len() as u64, 2 * FULL + 1);
     // What another account asks for takes it along.
-    let call = add(&world, 301..=364);
+    let call = add(&world, 1_001..=1_000 + FULL);
     world.archive().newest(account(0)).await.unwrap();
     call.now_or_never().expect("committed").unwrap();
     assert!(started.elapsed() < TOGETHER);
@@ -120,24 +120,24 @@ async fn whoever_needs_a_chunk_that_waits_sees_it_at_once() {
 async fn a_commit_that_fails_is_told_to_what_waited_behind_it() {
     let world = busy(0).await;
     world.storage.fail_commits(0, 1);
-    let calls = [add(&world, 1..=64), add(&world, 65..=128), add(&world, [129])];
+    let calls = [add(&world, 1..=FULL), add(&world, FULL + 1..=2 * FULL), add(&world, [2 * FULL + 1])];
     for call in calls {
         let outcome = call.await;
         assert!(matches!(outcome, Err(StorageError::Full)), "{outcome:?}");
     }
-    add(&world, 1..=129).now_or_never();
-    assert_eq!(world.positions().await, (1..=129).collect::<Vec<_>>());
+    add(&world, 1..=2 * FULL + 1).now_or_never();
+    assert_eq!(world.positions().await, (1..=2 * FULL + 1).collect::<Vec<_>>());
     world.check_store();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_stops_waits_for_no_chunk() {
     let world = busy(0).await;
-    let before = add(&world, 1..=64);
+    let before = add(&world, 1..=FULL);
     assert_eq!(world.storage.calls().commits, 0);
     world.module.stop_gathering()();
     before.now_or_never().expect("committed").unwrap();
-    add(&world, 65..=192).now_or_never().expect("committed").unwrap();
+    add(&world, FULL + 1..=3 * FULL).now_or_never().expect("committed").unwrap();
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn the_end_of_the_runtime_that_the_wait_runs_on_sends_what_waited() {
     let first = runtime();
     let (world, call) = first.block_on(async {
         let world = busy(0).await;
-        let call = add(&world, 1..=64);
+        let call = add(&world, 1..=FULL);
         tokio::task::yield_now().await;
         (world, call)
     });
@@ -158,6 +158,6 @@ fn the_end_of_the_runtime_that_the_wait_runs_on_sends_what_waited() {
     assert_eq!(world.storage.calls().commits, 1);
     runtime().block_on(async {
         call.await.unwrap();
-        assert_eq!(world.newest().await, Some(64));
+        assert_eq!(world.newest().await, Some(FULL));
     });
 }

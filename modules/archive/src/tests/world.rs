@@ -20,6 +20,9 @@ use crate::state::STATES;
 use crate::store::Archives;
 use crate::{Config, MessageArchive, NS_MAM};
 
+/// Messages of a full chunk.
+pub(super) const FULL: u64 = MAX_ROWS as u64;
+
 pub(super) const JULIET: &str = "juliet@capulet.example";
 pub(super) const BALCONY: &str = "juliet@capulet.example/balcony";
 pub(super) const NS_RSM: &str = "http://jabber.org/protocol/rsm";

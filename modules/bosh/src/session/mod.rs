@@ -237,9 +237,12 @@ impl<T> Session<T> {
         self.snapshot.confirmed
     }
 
-    /// True when there is room for more payloads.
+    /// True when there is room for more payloads, or when nothing is answered before the stream has said
+    /// something: that comes behind the payloads, of which the stream's own limits allow only so many.
     pub(crate) fn has_room(&self) -> bool {
-        self.outbound_bytes < MAX_WAITING
+        let unsafe_yet = |front: &Pending<T>| front.sent.is_none_or(|sent| sent > self.safe);
+        let waits_for_stream = self.closing || self.pending.front().is_some_and(unsafe_yet);
+        waits_for_stream || self.outbound_bytes < MAX_WAITING
     }
 
     /// True once after [`snapshot`](Self::snapshot) or [`answered`](Self::answered) has changed.
@@ -306,6 +309,11 @@ impl<T> Session<T> {
     fn is_too_soon(&self, request: &Request, outstanding: usize, now: Instant) -> bool {
         let Some((at, rid, was_poll)) = self.last_new else { return false };
         if !request.is_poll() || now.saturating_duration_since(at) >= self.terms.polling {
+            return false;
+        }
+        // Requests on several connections may arrive in another order than they were made in: an empty
+        // one is the last of them only if none after it is here.
+        if self.early.keys().any(|later| *later > request.rid) {
             return false;
         }
         if self.terms.is_polling() {

@@ -437,6 +437,26 @@ fn m7_xep_0124_11_empty_requests_while_one_is_held_are_a_violation() {
 }
 
 #[test]
+fn xep_0124_14_2_an_empty_request_that_arrives_late_is_no_violation() {
+    let mut test = Test::new(terms(60, 1));
+    let later = test.message(FIRST + 2);
+    let first = test.poll(FIRST + 1);
+    assert_eq!(test.session.over(), None);
+    assert!(!test.is_held(first) && test.is_held(later));
+}
+
+/// A request whose acknowledgement comes behind more payloads than may wait.
+#[test]
+fn the_stream_is_read_as_long_as_an_answer_waits_for_it() {
+    let mut test = Test::new(terms(60, 1));
+    test.session.outbound(Payload { bytes: vec![b' '; MAX_WAITING].into(), is_stream: false, number: 1 });
+    assert!(!test.session.has_room(), "no request is here");
+    test.safe = false;
+    test.message(FIRST + 1);
+    assert!(test.session.has_room());
+}
+
+#[test]
 fn m7_xep_0124_12_polling_too_often_is_a_violation() {
     for terms in [terms(0, 1), terms(60, 0)] {
         let mut test = Test::new(terms.clone());

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use waystation_transport::AddressLimits;
 
 use crate::common::*;
@@ -80,6 +81,28 @@ async fn a_request_that_waits_for_its_answer_is_not_idle() {
     }
 }
 
+async fn upgrade(stream: &mut TcpStream) {
+    stream
+        .write_all(b"GET /raw HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .await
+        .unwrap();
+    let mut head = vec![];
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert_eq!(status(std::str::from_utf8(&head).unwrap()), 101);
+}
+
+#[actix_rt::test]
+async fn an_upgraded_connection_that_takes_nothing_is_given_up_in_the_end() {
+    let server = hasty(|deadlines, short| deadlines.owned_write = short).start();
+    let mut stream = server.connect().await;
+    upgrade(&mut stream).await;
+    // All of it comes back, and is not read.
+    let flood = async { while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {} };
+    tokio::time::timeout(DEADLINE, flood).await.unwrap();
+}
+
 #[actix_rt::test]
 async fn an_upgraded_connection_has_no_deadline() {
     let server = hasty(|deadlines, short| {
@@ -90,15 +113,7 @@ async fn an_upgraded_connection_has_no_deadline() {
     })
     .start();
     let mut stream = server.connect().await;
-    stream
-        .write_all(b"GET /raw HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        .await
-        .unwrap();
-    let mut head = vec![];
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    assert_eq!(status(std::str::from_utf8(&head).unwrap()), 101);
+    upgrade(&mut stream).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     stream.write_all(b"still here").await.unwrap();
     let mut back = vec![];

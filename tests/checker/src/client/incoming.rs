@@ -3,6 +3,7 @@
 //! What must stay true: every stanza is counted once, before anything else is
 //! done with it, and what was received is noted before its acknowledgement is.
 
+use waystation_harness::exchange::BIND_NS;
 use waystation_harness::xml::{CLIENT_NS, Element, STREAM_NS, escape};
 
 use super::archive::{Found, MAM_NS};
@@ -14,7 +15,7 @@ const CARBONS_NS: &str = "urn:xmpp:carbons:2";
 const FORWARD_NS: &str = "urn:xmpp:forward:0";
 const DELAY_NS: &str = "urn:xmpp:delay";
 const SID_NS: &str = "urn:xmpp:sid:0";
-const PING_NS: &str = "urn:xmpp:ping";
+pub(super) const PING_NS: &str = "urn:xmpp:ping";
 const STANZAS_NS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 /// After how many stanzas it acknowledges without being asked.
 const TELL_EVERY: u32 = 50;
@@ -22,7 +23,12 @@ const TELL_EVERY: u32 = 50;
 /// The condition of a stream error, from its text in an error of the harness.
 pub(super) fn stream_error(text: &str) -> Option<String> {
     let element = Element::parse(text, CLIENT_NS).ok()?;
-    (element.ns() == STREAM_NS && element.local() == "error").then(|| condition_of(&element))
+    match (element.ns(), element.local()) {
+        (STREAM_NS, "error") => Some(condition_of(&element)),
+        // The end of a session over BOSH (XEP-0124 section 17.2).
+        (BIND_NS, "body") => element.attr("condition").map(str::to_owned),
+        _ => None,
+    }
 }
 
 fn condition_of(error: &Element) -> String {

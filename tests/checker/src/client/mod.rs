@@ -3,27 +3,31 @@
 //! It knows stream management (XEP-0198) with resumption, answers pings, reads
 //! archives, and never resends what the server may have handled. What must stay
 //! true: an event of sending is noted before the bytes are written and one of
-//! receiving after they were read, every connection ends with one `close`, and
+//! receiving after they were read, every session ends with one `close`, and
 //! every stanza that is written is counted and noted.
+//!
+//! Over BOSH the session outlives its connections, and goes on over new ones: no
+//! `close` is noted for these. An answer to a request is noted as an
+//! acknowledgement of all that went with requests up to it, for this project's
+//! server answers only when that is safe.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waystation_harness::stream::Opened;
-use waystation_harness::xml::{Element, StreamEvent, escape};
-use waystation_harness::{Account, Client, Endpoint, Error, Login, RawClient};
+use waystation_harness::xml::{Element, StreamEvent};
+use waystation_harness::{Account, Bosh, Endpoint, Error, Link, Transport};
 
 use crate::history::{Class, Ev, Event, How};
 
 mod archive;
 mod incoming;
+mod login;
 
 pub use archive::MAM_NS;
+use login::PATIENCE;
 
 const SM_NS: &str = "urn:xmpp:sm:3";
-/// How long a step of a login, or a clean close, may take.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// After how many stanzas without it the client asks for an acknowledgement.
 const ASK_EVERY: usize = 25;
 
@@ -79,11 +83,23 @@ pub struct Outgoing {
     pub xml: String,
 }
 
+/// How a client gets to the server, and what it wants there.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// How its stream gets there.
+    pub over: Transport,
+    /// Whether it wants stream management; over BOSH it has no need of it.
+    pub managed: bool,
+}
+
 /// A stream under management, connected or not.
 #[derive(Debug)]
 struct Managed {
     id: String,
     resumable: bool,
+    /// Over BOSH, how many elements were sent before the stream's first stanza: answers to requests
+    /// acknowledge, and nobody is asked.
+    before: Option<u64>,
     received: u32,
     told: u32,
     sent: u64,
@@ -97,12 +113,14 @@ pub struct Peer {
     scene: Arc<Scene>,
     account: Account,
     resource: String,
-    wants_management: bool,
+    manner: Manner,
     name: String,
     session: u32,
     events: Vec<Event>,
     jid: String,
-    raw: Option<RawClient>,
+    raw: Option<Link>,
+    /// The session over BOSH whose connections are broken.
+    asleep: Option<Box<Bosh>>,
     managed: Option<Managed>,
     plain_sent: u64,
     resumed: bool,
@@ -113,17 +131,18 @@ pub struct Peer {
 
 impl Peer {
     /// A client that has not connected yet.
-    pub fn new(scene: Arc<Scene>, account: Account, resource: &str, wants_management: bool) -> Self {
+    pub fn new(scene: Arc<Scene>, account: Account, resource: &str, manner: Manner) -> Self {
         Self {
             scene,
             name: account.user.clone(),
             account,
             resource: resource.to_owned(),
-            wants_management,
+            manner,
             session: 0,
             events: Vec::new(),
             jid: String::new(),
             raw: None,
+            asleep: None,
             managed: None,
             plain_sent: 0,
             resumed: false,
@@ -139,7 +158,8 @@ impl Peer {
     }
 
     /// Its name and its history.
-    pub fn into_history(self) -> (String, Vec<Event>) {
+    pub fn into_history(mut self) -> (String, Vec<Event>) {
+        self.forget();
         (self.name, self.events)
     }
 
@@ -179,148 +199,13 @@ impl Peer {
         self.managed.as_ref().map_or(0, |m| m.unacked.len())
     }
 
-    /// Gives up the stream that could be resumed: what was not acknowledged is never resent.
+    /// Gives up the stream that could be resumed, or the session that could go on: what was not
+    /// acknowledged is never resent.
     pub fn forget(&mut self) {
         self.managed = None;
-    }
-
-    /// One attempt to connect, resuming the stream if there is one.
-    pub async fn connect(&mut self) -> Result<(), Lost> {
-        self.session += 1;
-        self.resumed = false;
-        self.note(Ev::Connect { node: "n1".to_owned() });
-        match self.log_in().await {
-            Ok(()) => Ok(()),
-            Err(e) => Err(self.lost(&e)),
+        if self.asleep.take().is_some() {
+            self.note(Ev::Close { how: How::Eof });
         }
-    }
-
-    /// Attempts until it is connected or the deadline has passed.
-    pub async fn connect_until(&mut self, deadline: Instant) -> Result<(), Lost> {
-        const PAUSE: Duration = Duration::from_millis(50);
-        while self.raw.is_none() {
-            if self.connect().await.is_ok() {
-                break;
-            }
-            if Instant::now() >= deadline {
-                return Err(Lost);
-            }
-            // The server is being restarted: there is nothing to wait for but its port.
-            tokio::time::sleep(PAUSE).await;
-        }
-        Ok(())
-    }
-
-    async fn log_in(&mut self) -> Result<(), Error> {
-        let (mut raw, opened) =
-            Client::authenticate(&self.scene.at, &self.account, &Login::default()).await?;
-        raw.set_patience(PATIENCE);
-        let offers_management = opened.features.child_in(SM_NS).is_some_and(|f| f.local() == "sm");
-        let mut resend = Vec::new();
-        if let Some(managed) = self.managed.take().filter(|m| m.resumable && offers_management) {
-            match self.resume(&mut raw, managed).await? {
-                Resumption::Done(rest) => {
-                    self.raw = Some(raw);
-                    return self.resend(rest).await;
-                }
-                Resumption::Failed(rest) => resend = rest,
-            }
-        }
-        self.bind(raw, &opened).await?;
-        // P4: what the server says it has not handled is sent again, as new stanzas of this stream.
-        for outgoing in resend.into_iter().filter(|o| !matches!(o.kind, "presence" | "iq")) {
-            self.send(outgoing).await.map_err(|Lost| closed())?;
-        }
-        Ok(())
-    }
-
-    async fn resume(&mut self, raw: &mut RawClient, mut managed: Managed) -> Result<Resumption, Error> {
-        let (id, h) = (managed.id.clone(), managed.received);
-        self.note(Ev::Resume { previd: id.clone(), h });
-        let answer =
-            match raw.send(format!("<resume xmlns='{SM_NS}' previd='{}' h='{h}'/>", escape(&id))).await {
-                Ok(()) => raw.next_element("the answer to <resume/>").await,
-                Err(e) => Err(e),
-            };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(e) => {
-                // Nothing is known: it is tried again with the next connection.
-                self.managed = Some(managed);
-                return Err(e);
-            }
-        };
-        let h: Option<u32> = answer.attr("h").and_then(|h| h.parse().ok());
-        match (answer.local(), h) {
-            ("resumed", Some(h)) => {
-                self.note(Ev::Resumed { h });
-                managed.acked(h);
-                let rest = managed.unacked.iter().cloned().collect();
-                (managed.told, managed.since_asked, managed.asked) = (managed.received, 0, None);
-                self.managed = Some(managed);
-                self.resumed = true;
-                Ok(Resumption::Done(rest))
-            }
-            ("failed", h) => {
-                self.note(Ev::Smfail { h });
-                // Without h nobody knows what was handled, and nothing may be sent again.
-                let Some(h) = h else { return Ok(Resumption::Failed(Vec::new())) };
-                managed.acked(h);
-                Ok(Resumption::Failed(managed.unacked.into_iter().map(|(_, o)| o).collect()))
-            }
-            _ => Err(Error::Unexpected {
-                expected: "<resumed/> or <failed/>".to_owned(),
-                got: answer.to_string(),
-            }),
-        }
-    }
-
-    /// Sends what the server has not handled once more, with the same numbers.
-    async fn resend(&mut self, rest: Vec<(u64, Outgoing)>) -> Result<(), Error> {
-        for (seq, outgoing) in rest {
-            self.note_send(seq, &outgoing);
-            self.write(&outgoing.xml).await.map_err(|Lost| closed())?;
-        }
-        Ok(())
-    }
-
-    async fn bind(&mut self, mut raw: RawClient, opened: &Opened) -> Result<(), Error> {
-        self.jid = raw.bind(Some(&self.resource)).await?;
-        self.note(Ev::Bound { jid: self.jid.clone() });
-        self.plain_sent = 0;
-        let offers = opened.features.child_in(SM_NS).is_some_and(|f| f.local() == "sm");
-        if self.wants_management && offers {
-            raw.send(format!("<enable xmlns='{SM_NS}' resume='true'/>")).await?;
-            let answer = raw.next_element("<enabled/>").await?;
-            if answer.local() != "enabled" {
-                return Err(Error::Unexpected { expected: "<enabled/>".into(), got: answer.to_string() });
-            }
-            let resumable = matches!(answer.attr("resume"), Some("true" | "1"));
-            let given = answer.attr("id").filter(|_| resumable).map(str::to_owned);
-            let id = given.unwrap_or_else(|| format!("{}#{}", self.name, self.session));
-            self.note(Ev::Smon { id: id.clone() });
-            self.managed = Some(Managed {
-                id,
-                resumable,
-                received: 0,
-                told: 0,
-                sent: 0,
-                unacked: VecDeque::new(),
-                since_asked: 0,
-                asked: None,
-            });
-        }
-        self.raw = Some(raw);
-        let uid = self.next_uid();
-        let presence = Outgoing {
-            uid,
-            to: String::new(),
-            class: Class::E,
-            kind: "presence",
-            hash: String::new(),
-            xml: "<presence/>".to_owned(),
-        };
-        self.send(presence).await.map_err(|Lost| closed())
     }
 
     fn note_send(&mut self, seq: u64, outgoing: &Outgoing) {
@@ -357,6 +242,9 @@ impl Peer {
     pub async fn ask(&mut self) -> Result<(), Lost> {
         let Some(managed) = &mut self.managed else { return Ok(()) };
         managed.since_asked = 0;
+        if managed.before.is_some() {
+            return Ok(());
+        }
         managed.asked = Some(Instant::now());
         self.note(Ev::ROut);
         self.write(&format!("<r xmlns='{SM_NS}'/>")).await
@@ -373,7 +261,12 @@ impl Peer {
         let Some(managed) = &mut self.managed else { return Ok(()) };
         let h = managed.received;
         managed.told = h;
+        let silent = managed.before.is_some();
         self.note(Ev::AOut { h });
+        if silent {
+            // The next request tells the server.
+            return Ok(());
+        }
         self.write(&format!("<a xmlns='{SM_NS}' h='{h}'/>")).await
     }
 
@@ -389,10 +282,9 @@ impl Peer {
     pub async fn step(&mut self, deadline: Instant) -> Result<Step, Lost> {
         let Some(raw) = &mut self.raw else { return Err(Lost) };
         // Only the reading is given up at the deadline: a write that broke off would break the stream.
-        let event = match tokio::time::timeout_at(deadline.into(), raw.next_event("traffic")).await {
-            Ok(event) => event,
-            Err(_) => return Ok(Step::Idle),
-        };
+        let event = tokio::time::timeout_at(deadline.into(), raw.next_event("traffic")).await;
+        self.note_answers();
+        let Ok(event) = event else { return Ok(Step::Idle) };
         match event {
             Ok(StreamEvent::Element(element)) => {
                 Ok(self.handle(element).await?.map_or(Step::Handled, Step::Reply))
@@ -402,6 +294,21 @@ impl Peer {
             // The harness has a patience of its own, which says nothing about this deadline.
             Err(Error::Timeout { .. }) => Ok(Step::Handled),
             Err(e) => Err(self.lost(&e)),
+        }
+    }
+
+    /// Notes what the answers to requests over BOSH acknowledge.
+    fn note_answers(&mut self) {
+        let Some(Link::Bosh(bosh)) = &self.raw else { return };
+        let Some(managed) = &mut self.managed else { return };
+        let Some(before) = managed.before else { return };
+        let done = bosh.confirmed().saturating_sub(before);
+        let known = managed.sent - managed.unacked.len() as u64;
+        if done > known {
+            // Fewer than 2^32 stanzas fit into a run.
+            let h = u32::try_from(done).unwrap_or(u32::MAX);
+            managed.acked(h);
+            self.note(Ev::AIn { h });
         }
     }
 
@@ -422,11 +329,28 @@ impl Peer {
 
     /// Waits until all that was sent is acknowledged, at most until the deadline.
     pub async fn settle(&mut self, deadline: Instant) -> Result<(), Lost> {
-        while self.unacked() > 0 && Instant::now() < deadline {
+        // The server may keep a request that brought something for long. With a second one that brings
+        // something it has to answer the first.
+        while self.waits_for_answers() && Instant::now() < deadline {
+            let host = self.account.host.clone();
+            self.request("get", &host, &format!("<ping xmlns='{}'/>", incoming::PING_NS)).await?;
+        }
+        while self.unacked_is_asked_for() && self.unacked() > 0 && Instant::now() < deadline {
             self.ask_if_due(Duration::from_millis(250)).await?;
             self.run_until(Instant::now() + Duration::from_millis(10)).await?;
         }
         Ok(())
+    }
+
+    /// Whether something durable went over BOSH with a request that is not answered.
+    fn waits_for_answers(&self) -> bool {
+        let durable = |m: &Managed| m.unacked.iter().any(|(_, o)| o.class == Class::D);
+        self.managed.as_ref().is_some_and(|m| m.before.is_some() && durable(m))
+    }
+
+    /// Whether the server acknowledges what it is asked for.
+    fn unacked_is_asked_for(&self) -> bool {
+        self.managed.as_ref().is_some_and(|m| m.before.is_none())
     }
 
     /// Ends the stream in order: acknowledges, closes, reads to the server's end.
@@ -434,11 +358,16 @@ impl Peer {
         if self.managed.as_ref().is_some_and(|m| m.told != m.received) {
             self.acknowledge().await?;
         }
-        self.write("</stream:stream>").await?;
+        let Some(raw) = &mut self.raw else { return Err(Lost) };
+        if let Err(e) = raw.end_stream().await {
+            return Err(self.lost(&e));
+        }
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let Some(raw) = &mut self.raw else { return Err(Lost) };
-            match raw.next_event("the end of the stream").await {
+            let event = raw.next_event("the end of the stream").await;
+            self.note_answers();
+            match event {
                 Ok(StreamEvent::Element(element)) => self.receive_after_close(&element)?,
                 Ok(StreamEvent::End) => {
                     self.note(Ev::Close { how: How::Clean });
@@ -454,16 +383,21 @@ impl Peer {
 
     /// Breaks the connection without a word.
     pub async fn cut(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
         let Some(mut raw) = self.raw.take() else { return };
-        self.note(Ev::Close { how: How::Eof });
-        // What fails here fails on a socket that is gone already.
         if self.scene.gentle {
-            // Only after the server has read to the end is no reset sent for what this side leaves unread.
-            raw.set_patience(Duration::from_secs(2));
-            let _gone = raw.wire().shutdown().await;
-            let _unread = raw.read_to_end().await;
-        } else {
-            let _gone = raw.reset();
+            let _late = tokio::time::timeout(PATIENCE, raw.shut()).await;
+        }
+        match raw {
+            Link::Bosh(mut bosh) => {
+                bosh.reset();
+                self.asleep = Some(bosh);
+            }
+            link => {
+                self.note(Ev::Close { how: How::Eof });
+                // What fails here fails on a socket that is gone already.
+                let _gone = link.reset();
+            }
         }
     }
 
@@ -473,21 +407,47 @@ impl Peer {
             Error::Unexpected { got, .. } => incoming::stream_error(got),
             _ => None,
         };
+        let link = match self.raw.take() {
+            Some(Link::Bosh(mut bosh)) if bosh.is_open() && is_of_connection(error) => {
+                bosh.reset();
+                self.asleep = Some(bosh);
+                return Lost;
+            }
+            link => link,
+        };
         let how = condition.map_or(How::Eof, How::Error);
         self.note(Ev::Close { how });
-        if let Some(raw) = self.raw.take() {
-            let _gone = raw.reset();
+        if let Some(link) = link {
+            let _gone = link.reset();
         }
         Lost
     }
 }
 
-enum Resumption {
-    Done(Vec<(u64, Outgoing)>),
-    Failed(Vec<Outgoing>),
+/// Whether an error says nothing about the session, only about what it went over.
+fn is_of_connection(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() != std::io::ErrorKind::Other,
+        Error::Closed { .. } | Error::Timeout { .. } => true,
+        _ => false,
+    }
 }
 
 impl Managed {
+    fn new(id: String, resumable: bool) -> Self {
+        Self {
+            id,
+            resumable,
+            before: None,
+            received: 0,
+            told: 0,
+            sent: 0,
+            unacked: VecDeque::new(),
+            since_asked: 0,
+            asked: None,
+        }
+    }
+
     /// Takes away what is acknowledged by h; a number beyond what was sent is left to the checker.
     fn acked(&mut self, h: u32) {
         while let Some((seq, _)) = self.unacked.front() {

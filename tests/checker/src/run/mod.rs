@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
-use waystation_harness::{Account, Config, Kind, Server};
+use waystation_harness::{Account, Config, Kind, Server, Transport};
 
-use crate::client::{Peer, Scene};
+use crate::client::{Manner, Peer, Scene};
 use crate::history::{Ev, Event, HARNESS, History};
 use crate::report::Report;
 use crate::rng::Rng;
@@ -65,6 +65,8 @@ pub struct Options {
     pub seed: u64,
     /// The server.
     pub server: Config,
+    /// How the clients get to it.
+    pub mix: Mix,
     /// Messages per second over all clients, while all are online.
     pub rate: u32,
     /// How long nothing must come before a client takes its offline messages for read.
@@ -86,6 +88,7 @@ impl Options {
             cycles,
             seed,
             server,
+            mix: Mix::Tcp,
             rate: 500,
             idle: Duration::from_secs(2),
             gentle: false,
@@ -136,9 +139,39 @@ struct Task {
     barrier: Arc<Barrier>,
 }
 
-/// How many clients the workloads have; the last two have no stream management.
+/// How many clients the workloads have.
 const CLIENTS: usize = 8;
-const MANAGED: usize = 6;
+
+/// How the clients get to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mix {
+    /// All over TCP, six of them with stream management.
+    Tcp,
+    /// As the contract says: four over TCP with stream management, two over WebSockets with it, one over
+    /// BOSH, and one over TCP without anything.
+    Web,
+}
+
+impl Mix {
+    /// Finds one by its name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "tcp" => Some(Self::Tcp),
+            "web" => Some(Self::Web),
+            _ => None,
+        }
+    }
+
+    /// Of the client with this number.
+    fn manner(self, number: usize) -> Manner {
+        let over = match (self, number) {
+            (Self::Web, 4 | 5) => Transport::WebSocket,
+            (Self::Web, 6) => Transport::Bosh,
+            _ => Transport::Tcp,
+        };
+        Manner { over, managed: number < 6 }
+    }
+}
 
 fn users() -> Vec<String> {
     (0..CLIENTS).map(|n| format!("user{n}")).collect()
@@ -163,6 +196,7 @@ pub async fn run(options: Options, progress: fn(&str)) -> Result<Outcome, Failur
     let names = users();
     let mut config = options.server.clone();
     config.accounts = names.iter().map(|name| Account::new(name)).collect();
+    config.web |= options.mix == Mix::Web;
     let kind = config.kind;
     let field = nemesis::Field::prepare(options.nemesis)?;
     let started = field.folder()?;
@@ -177,7 +211,7 @@ pub async fn run(options: Options, progress: fn(&str)) -> Result<Outcome, Failur
     let barrier = Arc::new(Barrier::new(CLIENTS));
     let mut clients = JoinSet::new();
     for (number, name) in names.iter().enumerate() {
-        let peer = Peer::new(Arc::clone(&scene), Account::new(name), "r", number < MANAGED);
+        let peer = Peer::new(Arc::clone(&scene), Account::new(name), "r", options.mix.manner(number));
         let task = Task {
             options: Arc::clone(&options),
             number,
