@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where secrets are compared, and how often. A new place belongs here once it was looked at.
-const COMPARED: [(&str, usize); 4] = [
+const COMPARED: [(&str, usize); 5] = [
     // `Secret::ct_eq` itself.
     ("server/auth/src/crypto.rs", 1),
     // StoredKey against the client's proof (SCRAM), and against what a password gives (PLAIN).
@@ -24,6 +24,8 @@ const COMPARED: [(&str, usize); 4] = [
     ("server/auth/src/client.rs", 1),
     // The nonce and the channel-binding data of SCRAM.
     ("server/auth/src/server.rs", 2),
+    // The keys of BOSH requests (XEP-0124 15).
+    ("modules/bosh/src/keys.rs", 3),
 ];
 
 /// Words in the names of values that are secret, or guard something.
