@@ -214,6 +214,11 @@ impl Upstream {
         self.management != Management::Off
     }
 
+    /// True between a resource being bound and the server saying how the session can be resumed.
+    pub(crate) fn is_enabling(&self) -> bool {
+        self.management == Management::Asked
+    }
+
     /// Writes a stream header (XEP-0206 4 and 5).
     pub(crate) fn open(&mut self, to: &str, from: Option<&str>, lang: Option<&str>, out: &mut Vec<u8>) {
         if std::mem::take(&mut self.may_restart) {
