@@ -18,7 +18,8 @@
 //!   another session if the client does not come back. What it sends again after a resumption
 //!   although it is in a stored response is left out, so that the client does not get it twice.
 //! - A record is written when the stream can be resumed, with each response, and is removed when
-//!   the session ends. Sessions that do not survive the server are those that have not bound a
+//!   the session ends. From the binding of a resource until then no request is answered: whoever
+//!   knows that it is bound has a session that goes on. Sessions that do not survive the server are those that have not bound a
 //!   resource, and those in which the client itself resumed a stream.
 //! - Presence and answers to requests that were on their way when the server was killed are lost,
 //!   as for any client; messages are not.
@@ -298,6 +299,8 @@ impl Gateway {
             self.forward(forward);
         }
         self.session.safe(self.upstream.safe());
+        // The client must not know that it is bound before the session outlives the server.
+        self.session.withhold(self.upstream.is_enabling());
         self.session.pump(Instant::now());
         if let Some(pipe) = &mut self.pipe {
             // The stream works on it while the record is being stored.

@@ -79,7 +79,7 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest, payload: web::Payload
         max_elements: limits.max_elements + 1,
         ..limits
     };
-    let body = match body::parse(&input, limits) {
+    let mut body = match body::parse(&input, limits) {
         Ok(body) => body,
         // 17.1, 17.2: whether it is a legacy client is not known, so both are said.
         Err(error) => {
@@ -94,7 +94,7 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest, payload: web::Payload
         }
     };
     drop(input);
-    let (response, content) = shared.request(&body, info).await;
+    let (response, content) = shared.request(&mut body, info).await;
     write(response, content.as_deref())
 }
 

@@ -8,13 +8,14 @@
 //! longer lists is deleted with it.
 
 use std::collections::VecDeque;
+use std::io::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use waystation_core::Jid;
 use waystation_core::storage::{Batch, ScanRange, Space, Storage, StorageError};
-use waystation_core::xml::Element;
+use waystation_core::xml::{Element, escape_attr};
 
 use crate::keys;
 use crate::session::{Answered, Snapshot, Terms};
@@ -23,8 +24,60 @@ use crate::upstream::Counting;
 /// Sessions that can be taken up again.
 pub(crate) const SPACE: Space = Space("bosh");
 const NS: &str = "urn:waystation:bosh";
+/// Room for a head, in bytes, which suffices for most.
+const HEAD: usize = 1024;
 /// Rows that are read at once when expired sessions are looked for.
 const PAGE: usize = 500;
+
+/// A head that is being written.
+struct Tag(Vec<u8>);
+
+impl Tag {
+    fn open(name: &str) -> Self {
+        let mut tag = Self(Vec::with_capacity(HEAD));
+        tag.begin(name);
+        tag
+    }
+
+    fn begin(&mut self, name: &str) {
+        self.0.push(b'<');
+        self.0.extend_from_slice(name.as_bytes());
+    }
+
+    fn declare(&mut self, namespace: &str) {
+        self.text("xmlns", namespace);
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        escape_attr(value, &mut self.0);
+        self.0.push(b'\'');
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        // Writing to memory cannot fail.
+        let _ = write!(self.0, "{value}'");
+    }
+
+    fn name(&mut self, name: &str) {
+        self.0.push(b' ');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"='");
+    }
+
+    /// Ends the start tag, or the element with it.
+    fn end(&mut self, empty: bool) {
+        self.0.extend_from_slice(if empty { &b"/>"[..] } else { b">" });
+    }
+
+    fn close(mut self, name: &str) -> Bytes {
+        self.0.extend_from_slice(b"</");
+        self.0.extend_from_slice(name.as_bytes());
+        self.end(false);
+        self.0.into()
+    }
+}
 
 /// The hash of a session's identifier, by which it is known.
 pub(crate) type SidHash = [u8; 32];
@@ -71,54 +124,55 @@ impl Record {
         until.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
+    /// The head, as `Element` would write it: this is done for each response.
     fn head(&self, now: SystemTime) -> Bytes {
         let Self { identity, terms, snapshot, answered, account, stream, acknowledged, counting } = self;
-        let seconds = |duration: Duration| duration.as_secs().to_string();
-        let flag = |flag| if flag { "1" } else { "0" };
-        let mut head = Element::new("session", NS)
-            .with_attr("expires", self.expires(now).to_string())
-            .with_attr("account", account.as_str())
-            .with_attr("stream", stream.as_str())
-            .with_attr("host", identity.host.as_str())
-            .with_attr("content", identity.content.as_str())
-            .with_attr("secure", flag(identity.secure))
-            .with_attr("wait", seconds(terms.wait))
-            .with_attr("hold", terms.hold.to_string())
-            .with_attr("requests", terms.requests.to_string())
-            .with_attr("inactivity", seconds(terms.inactivity))
-            .with_attr("polling", seconds(terms.polling))
-            .with_attr("maxpause", seconds(terms.max_pause))
-            .with_attr("acks", flag(terms.acks))
-            .with_attr("legacy", flag(terms.legacy))
-            .with_attr("major", terms.version.0.to_string())
-            .with_attr("minor", terms.version.1.to_string())
-            .with_attr("rid", snapshot.answered_rid.to_string())
-            .with_attr("sent", snapshot.sent.to_string())
-            .with_attr("got", snapshot.got.to_string())
-            .with_attr("confirmed", snapshot.confirmed.to_string())
-            .with_attr("acknowledged", acknowledged.to_string());
-        let mut optional = |name, value: Option<String>| {
-            if let Some(value) = value {
-                head.set_attr(name, value);
-            }
-        };
-        optional("from", identity.from.clone());
-        optional("lang", identity.lang.clone());
-        optional("key", snapshot.next_key.map(|key| String::from_utf8_lossy(&key).into_owned()));
-        optional("pause", snapshot.pause.map(seconds));
-        optional("counts-sent", counting.map(|counting| counting.sent.to_string()));
-        optional("counts-got", counting.map(|counting| counting.got.to_string()));
-        for answered in answered {
-            let mut row = Element::new("answered", NS)
-                .with_attr("rid", answered.rid.to_string())
-                .with_attr("got", answered.got.to_string())
-                .with_attr("empty", flag(answered.empty));
-            if let Some(key) = &answered.key {
-                row.set_attr("key", key.as_str());
-            }
-            head.push(row);
+        let mut head = Tag::open("session");
+        head.declare(NS);
+        head.number("expires", self.expires(now));
+        head.text("account", account.as_str());
+        head.text("stream", stream);
+        head.text("host", &identity.host);
+        head.text("content", &identity.content);
+        head.number("secure", identity.secure.into());
+        head.number("wait", terms.wait.as_secs());
+        head.number("hold", terms.hold as u64);
+        head.number("requests", terms.requests as u64);
+        head.number("inactivity", terms.inactivity.as_secs());
+        head.number("polling", terms.polling.as_secs());
+        head.number("maxpause", terms.max_pause.as_secs());
+        head.number("acks", terms.acks.into());
+        head.number("legacy", terms.legacy.into());
+        head.number("major", terms.version.0.into());
+        head.number("minor", terms.version.1.into());
+        head.number("rid", snapshot.answered_rid);
+        head.number("sent", snapshot.sent);
+        head.number("got", snapshot.got);
+        head.number("confirmed", snapshot.confirmed);
+        head.number("acknowledged", *acknowledged);
+        for (name, value) in [("from", &identity.from), ("lang", &identity.lang)] {
+            value.iter().for_each(|value| head.text(name, value));
         }
-        head.to_vec("").into()
+        if let Some(key) = snapshot.next_key {
+            head.text("key", &String::from_utf8_lossy(&key));
+        }
+        if let Some(pause) = snapshot.pause {
+            head.number("pause", pause.as_secs());
+        }
+        if let Some(counting) = counting {
+            head.number("counts-sent", counting.sent);
+            head.number("counts-got", counting.got);
+        }
+        head.end(false);
+        for answered in answered {
+            head.begin("answered");
+            head.number("rid", answered.rid);
+            head.number("got", answered.got);
+            head.number("empty", answered.empty.into());
+            answered.key.iter().for_each(|key| head.text("key", key));
+            head.end(true);
+        }
+        head.close("session")
     }
 
     /// Writes the session. `stored` are the responses that are in the store, and become those

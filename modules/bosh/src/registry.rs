@@ -116,7 +116,7 @@ impl Shared {
     /// Answers a request: with what its session says, or as one that has none.
     pub(crate) async fn request(
         self: &Arc<Self>,
-        body: &Element,
+        body: &mut Element,
         info: ClientInfo,
     ) -> (Response, Option<String>) {
         // 17.1: a client that gives no version when it wants a session is a legacy one.

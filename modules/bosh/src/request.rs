@@ -99,8 +99,8 @@ pub(crate) struct Wishes {
 }
 
 impl Request {
-    /// Reads the attributes of a wrapper, which may come with payloads.
-    pub(crate) fn read(body: &Element) -> Result<Self, Condition> {
+    /// Reads the attributes of a wrapper, and takes the payloads that may come with it.
+    pub(crate) fn read(body: &mut Element) -> Result<Self, Condition> {
         let text = |name: &str| body.attr(name).map(str::to_owned);
         let rid = body.attr("rid").and_then(number).filter(|rid| (1..=MAX_RID).contains(rid));
         let restart = match body.attr_ns("restart", NS_XBOSH) {
@@ -117,7 +117,7 @@ impl Request {
             }
             _ => return Err(Condition::BadRequest),
         };
-        Ok(Self {
+        let mut request = Self {
             rid: rid.ok_or(Condition::BadRequest)?,
             sid: text("sid"),
             purpose,
@@ -128,8 +128,11 @@ impl Request {
             key: text("key"),
             new_key: text("newkey"),
             stream: body.attr("stream").is_some(),
-            payloads: body.children().cloned().collect(),
-        })
+            payloads: Vec::new(),
+        };
+        let taken = |payload| std::mem::replace(payload, Element::new("taken", ""));
+        request.payloads = body.children_mut().map(taken).collect();
+        Ok(request)
     }
 
     /// True when it only asks for payloads.
@@ -219,7 +222,7 @@ mod tests {
     }
 
     fn read(attributes: &str) -> Result<Request, Condition> {
-        Request::read(&body(attributes))
+        Request::read(&mut body(attributes))
     }
 
     #[test]

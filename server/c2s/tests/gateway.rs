@@ -177,3 +177,32 @@ async fn a_stop_of_the_server_tells_web_clients() {
     let stop = server.drain.drain(Duration::ZERO);
     tokio::join!(stop, async { assert!(client.until_end().await.contains("<system-shutdown")) });
 }
+
+#[actix_rt::test]
+async fn a_client_that_has_nothing_new_to_acknowledge_is_asked_again_only_after_a_while() {
+    const ASKED: &str = "<r xmlns='urn:xmpp:sm:3'/>";
+    let server = Server::start(|_| {}).await;
+    let mut client = server.connect_as("romeo@localhost", true);
+    client.open("localhost").await;
+    client.until("</stream:features>").await;
+    client.bind("slow").await;
+    client.send("<enable xmlns='urn:xmpp:sm:3'/>").await;
+    client.until("<enabled xmlns='urn:xmpp:sm:3'/>").await;
+    let query = |id| format!("<iq type='get' id='{id}'><query xmlns='jabber:iq:roster'/></iq>");
+    client.send(&query("q")).await;
+    client.until("</iq>").await;
+    client.until(ASKED).await;
+    for seconds in [1, 2] {
+        let began = std::time::Instant::now();
+        client.send("<a xmlns='urn:xmpp:sm:3' h='0'/>").await;
+        client.until(ASKED).await;
+        assert!(began.elapsed() >= Duration::from_secs(seconds), "asked again after {:?}", began.elapsed());
+    }
+    client.send("<a xmlns='urn:xmpp:sm:3' h='0'/>").await;
+    // What is sent next is asked about at once, and what is new brings the next question.
+    client.send(&query("next")).await;
+    client.until("id='next'").await;
+    client.until(ASKED).await;
+    client.send("<a xmlns='urn:xmpp:sm:3' h='1'/>").await;
+    client.until(ASKED).await;
+}

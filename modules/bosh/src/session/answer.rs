@@ -36,7 +36,7 @@ impl<T> Session<T> {
 
     fn is_due(&self, now: Instant) -> bool {
         let Some(front) = self.pending.front() else { return false };
-        if self.closing || front.sent.is_none_or(|sent| sent > self.safe) {
+        if self.closing || !self.may_answer(front) {
             return false;
         }
         let waits = if front.creation.is_some() { self.terms.wait.max(FEATURES) } else { self.terms.wait };
@@ -102,7 +102,7 @@ impl<T> Session<T> {
         let held = self.pending.front().filter(|_| !self.closing).and_then(|front| {
             let wait = if front.creation.is_some() { self.terms.wait.max(FEATURES) } else { self.terms.wait };
             // What is not safe is waited for without a limit.
-            front.sent.filter(|sent| *sent <= self.safe).map(|_| front.since + wait)
+            self.may_answer(front).then(|| front.since + wait)
         });
         held.or_else(|| self.idle_until())
     }

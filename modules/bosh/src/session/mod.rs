@@ -132,6 +132,8 @@ pub(crate) struct Session<T> {
     snapshot: Snapshot,
     /// Stanzas of the client that are safe.
     safe: u64,
+    /// Nothing is answered: what a successor would have to know is not known yet.
+    withheld: bool,
     last_response: Instant,
     /// The last request that was new: when, its ID, and whether it was a poll.
     last_new: Option<(Instant, u64, bool)>,
@@ -200,6 +202,7 @@ impl<T> Session<T> {
             outbound: VecDeque::new(),
             outbound_bytes: 0,
             safe: snapshot.sent,
+            withheld: false,
             snapshot,
             last_response: now,
             last_new: None,
@@ -240,8 +243,8 @@ impl<T> Session<T> {
     /// True when there is room for more payloads, or when nothing is answered before the stream has said
     /// something: that comes behind the payloads, of which the stream's own limits allow only so many.
     pub(crate) fn has_room(&self) -> bool {
-        let unsafe_yet = |front: &Pending<T>| front.sent.is_none_or(|sent| sent > self.safe);
-        let waits_for_stream = self.closing || self.pending.front().is_some_and(unsafe_yet);
+        let waits_for_stream =
+            self.closing || self.pending.front().is_some_and(|front| !self.may_answer(front));
         waits_for_stream || self.outbound_bytes < MAX_WAITING
     }
 
@@ -469,6 +472,16 @@ impl<T> Session<T> {
     /// So many stanzas of the client are safe.
     pub(crate) fn safe(&mut self, count: u64) {
         self.safe = self.safe.max(count);
+    }
+
+    /// Whether all responses wait, whatever else is due, until the stream has said something.
+    pub(crate) fn withhold(&mut self, withheld: bool) {
+        self.withheld = withheld;
+    }
+
+    /// True when all that a request brought is safe, and so is its response once it is stored.
+    fn may_answer(&self, pending: &Pending<T>) -> bool {
+        !self.withheld && pending.sent.is_some_and(|sent| sent <= self.safe)
     }
 
     /// Something for the client.

@@ -51,6 +51,44 @@ fn a_session_goes_on_after_a_crash_between_two_requests() {
 }
 
 #[test]
+fn a_bind_result_waits_until_the_session_is_stored() {
+    run(|fake, store| async move {
+        let server = Server::start(&fake, &store, Settings::default());
+        let mut client = Client::authenticate(&server, QUICK).await;
+        // Until the stream can be resumed there is nothing to be stored.
+        fake.state().slow_to_enable = true;
+        let bind = client.next();
+        let vain = server.post_in_vain(&bind, BIND);
+        fake.until("it is bound", |state| state.enabling.is_some()).await;
+        // Longer than the request may be held.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert!(!vain.is_finished());
+        assert_eq!(store.rows().await, 0);
+        // The store takes its time as well.
+        store.dead.store(true, Ordering::SeqCst);
+        fake.enable().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!vain.is_finished());
+        server.kill().await;
+        vain.await.unwrap();
+        // Whoever has got the response has a session.
+        store.dead.store(false, Ordering::SeqCst);
+        fake.state().slow_to_enable = false;
+        let server = Server::start(&fake, &store, Settings::default());
+        let mut client = Client::authenticate(&server, QUICK).await;
+        let bind = client.next();
+        let bound = server.post(&bind, BIND).await;
+        assert!(bound.contains("juliet@example.org/b"), "{bound}");
+        server.kill().await;
+        let server = Server::start(&fake, &store, Settings::default());
+        assert_eq!(server.post(&bind, BIND).await, bound);
+        client.post(&server, "", &stanzas(&["first"])).await;
+        assert_eq!(accepted(&fake), ["first"]);
+        server.kill().await;
+    });
+}
+
+#[test]
 fn a_crash_before_stanzas_are_accepted_loses_none() {
     run(|fake, store| async move {
         let server = Server::start(&fake, &store, Settings::default());

@@ -35,6 +35,10 @@ pub(super) struct State {
     pub(super) silent: bool,
     /// Nothing is read.
     pub(super) deaf: bool,
+    /// Stream management is not enabled before [`Fake::enable`].
+    pub(super) slow_to_enable: bool,
+    /// What says that it is, and was not sent.
+    pub(super) enabling: Option<String>,
     /// After so many stanzas none is accepted any more: it has died.
     pub(super) dies_after: Option<usize>,
     pub(super) ended_in_order: u32,
@@ -119,6 +123,12 @@ impl Fake {
     pub(super) async fn send(&self, what: &str) {
         let stream = self.state().stream.clone().unwrap();
         stream.send(what.to_owned()).await.unwrap();
+    }
+
+    /// Says on the last stream that its management is enabled.
+    pub(super) async fn enable(&self) {
+        let enabled = self.state().enabling.take().unwrap();
+        self.send(&enabled).await;
     }
 
     async fn serve(
@@ -238,7 +248,12 @@ impl Fake {
                 let id = format!("key{}", state.keys);
                 state.kept.insert(id.clone(), Kept::default());
                 *key = Some(id.clone());
-                format!("<enabled xmlns='urn:xmpp:sm:3' id='{id}' resume='true' max='150'/>")
+                let enabled = format!("<enabled xmlns='urn:xmpp:sm:3' id='{id}' resume='true' max='150'/>");
+                if state.slow_to_enable {
+                    state.enabling = Some(enabled);
+                    return String::new();
+                }
+                enabled
             }
             "resume" => {
                 let id = element.attr("previd").unwrap().to_owned();

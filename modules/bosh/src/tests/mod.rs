@@ -25,6 +25,8 @@ use crate::body::NS_HTTPBIND;
 use fake::Fake;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+const BIND: &str =
+    "<iq type='set' id='bind' xmlns='jabber:client'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
 
 /// A store that can be told to stop storing, as if the server had died before.
 struct Store {
@@ -196,6 +198,13 @@ struct Client {
 impl Client {
     /// With `wait` and `hold` of its own.
     async fn log_in(server: &Server, attributes: &str) -> Self {
+        let mut client = Self::authenticate(server, attributes).await;
+        assert!(client.post(server, "", BIND).await.contains("juliet@example.org/b"));
+        client
+    }
+
+    /// As far as to its resource, which is still to be bound.
+    async fn authenticate(server: &Server, attributes: &str) -> Self {
         let first = 1_573_741_820;
         let created = server
             .post(&format!("rid='{first}' to='example.org' ver='1.11' xmpp:version='1.0' {attributes}"), "")
@@ -208,8 +217,6 @@ impl Client {
         assert!(client.post(server, "", auth).await.contains("<success"));
         let restarted = client.post(server, "xmpp:restart='true' to='example.org'", "").await;
         assert!(restarted.contains("<stream:features"), "{restarted}");
-        let bind = "<iq type='set' id='bind' xmlns='jabber:client'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
-        assert!(client.post(server, "", bind).await.contains("juliet@example.org/b"));
         client
     }
 

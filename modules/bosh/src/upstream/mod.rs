@@ -18,6 +18,7 @@ mod numbers;
 mod own;
 
 use std::collections::VecDeque;
+use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -214,6 +215,11 @@ impl Upstream {
         self.management != Management::Off
     }
 
+    /// True between a resource being bound and the server saying how the session can be resumed.
+    pub(crate) fn is_enabling(&self) -> bool {
+        self.management == Management::Asked
+    }
+
     /// Writes a stream header (XEP-0206 4 and 5).
     pub(crate) fn open(&mut self, to: &str, from: Option<&str>, lang: Option<&str>, out: &mut Vec<u8>) {
         if std::mem::take(&mut self.may_restart) {
@@ -285,8 +291,8 @@ impl Upstream {
     }
 
     fn acknowledge(&self, out: &mut Vec<u8>) {
-        let h = (self.acknowledged() as u32).to_string();
-        Element::new("a", NS_SM).with_attr("h", h).write(out, NS_CLIENT);
+        // Writing to memory cannot fail.
+        let _ = write!(out, "<a xmlns='{NS_SM}' h='{}'/>", self.acknowledged() as u32);
     }
 
     /// What the server has sent. `out` is what it gets in return.

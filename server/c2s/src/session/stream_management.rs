@@ -37,6 +37,11 @@ const UNASKED: u64 = 100;
 /// The same in time.
 const UNASKED_AFTER: Duration = Duration::from_secs(1);
 
+/// A client that was asked and had nothing new to say is asked again after this time, unless
+/// something is sent to it before; then after twice that, and so on up to [`ASK_AGAIN_MOST`].
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN_MOST: Duration = Duration::from_secs(64);
+
 /// A stanza that was sent and is kept.
 pub(super) struct Kept {
     pub(super) stanza: Stanza,
@@ -65,6 +70,12 @@ pub(super) struct StreamManagement {
     kept: VecDeque<Kept>,
     /// The client was asked, and has not answered yet.
     asked: bool,
+    /// So many stanzas had been sent when it was asked last.
+    asked_about: u64,
+    /// Set while its last answer said nothing new: when that came, and how long it is left alone.
+    in_vain: Option<(Instant, Duration)>,
+    /// When this task is woken to ask again: once for many of those times, which end one by one.
+    wakes: Option<Instant>,
     /// The number last said to the client.
     said: u64,
     /// The client has asked for the number.
@@ -125,6 +136,38 @@ impl StreamManagement {
             self.unnoted.push((self.sent, record));
         }
         self.kept.push_back(kept);
+    }
+
+    /// The client has answered that it has got so many stanzas more.
+    fn answered(&mut self, new: u64) {
+        if new > 0 {
+            self.in_vain = None;
+        } else if !self.kept.is_empty() && std::mem::take(&mut self.asked) {
+            let wait = self.in_vain.map_or(ASK_AGAIN, |(_, wait)| (2 * wait).min(ASK_AGAIN_MOST));
+            self.in_vain = Some((Instant::now(), wait));
+        }
+        self.asked = false;
+    }
+
+    /// Has the task woken when the client may be asked again.
+    fn wake_to_ask(&mut self, cx: &mut Context<'_>) {
+        let Some((since, wait)) = self.in_vain else { return };
+        let (now, then) = (Instant::now(), since + wait);
+        if then > now && self.wakes.is_none_or(|at| at <= now || at > then) {
+            self.wakes = Some(then);
+            // A part of a second would be cut off, and the task woken too early.
+            wheel::wake_after(then - now + Duration::from_secs(1), cx.waker().clone());
+        }
+    }
+
+    /// Whether the client is to be asked what it has got: there is something that it has not
+    /// acknowledged, and it may have more to say than the last time. A client that acknowledges
+    /// only what it has handled would otherwise be asked without a pause.
+    fn is_to_be_asked(&self) -> bool {
+        !self.asked
+            && !self.kept.is_empty()
+            && (self.sent > self.asked_about
+                || self.in_vain.is_none_or(|(since, wait)| since.elapsed() >= wait))
     }
 
     /// What is kept, to be handed over.
@@ -223,10 +266,10 @@ impl Link {
     /// The client has acknowledged stanzas.
     fn acknowledged(&mut self, h: u32) {
         let Some(management) = &mut self.management else { return };
-        management.asked = false;
         let new = match acknowledged(h, management.confirmed, management.sent) {
             Acknowledged::More(new) => new,
             Acknowledged::Fewer => {
+                management.answered(0);
                 tracing::debug!(session = %self.jid, h, "an acknowledgement went backwards");
                 return;
             }
@@ -235,6 +278,7 @@ impl Link {
                 return self.finish_with(End::Error(error.into()));
             }
         };
+        management.answered(new);
         management.confirmed += new;
         let (mut bytes, mut items, mut last) = (0, 0, None);
         for kept in management.kept.drain(..new as usize) {
@@ -297,6 +341,7 @@ impl Link {
             management.marked = management.marked.max(*number);
             management.marking = None;
         }
+        management.wake_to_ask(cx);
         let unsaid = accepted - management.said.min(accepted);
         if unsaid > 0 && management.unsaid.is_none() {
             management.unsaid = Some(Instant::now());
@@ -356,8 +401,9 @@ impl Link {
             self.shared.router.intake().offer(note);
             management.notes.push_back((number, stored));
         }
-        if !management.asked && !management.kept.is_empty() {
+        if management.is_to_be_asked() {
             management.asked = true;
+            management.asked_about = management.sent;
             conn.queue_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
         }
         // What is on credit is bounded by that. Answers to the client itself and what was kept
