@@ -34,29 +34,22 @@ pub(crate) fn policy(base: &str) -> String {
 pub(crate) fn chat(settings: &Settings, host: &str) -> String {
     let host = escape(host);
     let path = |path: &Option<String>| escape(path.as_deref().unwrap_or_default());
-    format!(
-        "<!doctype html>\n\
-         <html lang=\"en\">\n\
-         <head>\n\
-         <meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Chat on {host}</title>\n\
-         <link rel=\"icon\" href=\"/chat/images/favicon.ico\">\n\
+    let head = "<link rel=\"icon\" href=\"/chat/images/favicon.ico\">\n\
          <link rel=\"stylesheet\" href=\"/chat/converse.min.css\">\n\
          <link rel=\"stylesheet\" href=\"/chat/page.css\">\n\
-         <script type=\"module\" src=\"/chat/page.js\"></script>\n\
-         </head>\n\
-         <body class=\"converse-fullscreen\" data-domain=\"{host}\" data-websocket=\"{websocket}\" \
+         <script type=\"module\" src=\"/chat/page.js\"></script>\n";
+    let body = format!(
+        "<body class=\"converse-fullscreen\" data-domain=\"{host}\" data-websocket=\"{websocket}\" \
          data-bosh=\"{bosh}\" data-registration=\"{registration}\">\n\
          <noscript><p>This page is a chat client, which needs JavaScript. Any other XMPP client does as \
          well: log in as user@{host}.</p></noscript>\n\
          <converse-root></converse-root>\n\
-         </body>\n\
-         </html>\n",
+         </body>\n",
         websocket = path(&settings.websocket),
         bosh = path(&settings.bosh),
         registration = settings.registration,
-    )
+    );
+    document(&format!("Chat on {host}"), head, &body)
 }
 
 /// The page for a connection that the server takes no login on.
@@ -104,6 +97,12 @@ pub(crate) fn licences(converse: Option<&str>) -> String {
 }
 
 fn text_page(title: &str, body: &str) -> String {
+    let head = "<link rel=\"stylesheet\" href=\"/chat/page.css\">\n";
+    document(title, head, &format!("<body class=\"text\">\n<h1>{title}</h1>\n{body}\n</body>\n"))
+}
+
+/// A page of a title, what else is in its head, and its body.
+fn document(title: &str, head: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n\
          <html lang=\"en\">\n\
@@ -111,12 +110,9 @@ fn text_page(title: &str, body: &str) -> String {
          <meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{title}</title>\n\
-         <link rel=\"stylesheet\" href=\"/chat/page.css\">\n\
+         {head}\
          </head>\n\
-         <body class=\"text\">\n\
-         <h1>{title}</h1>\n\
-         {body}\n\
-         </body>\n\
+         {body}\
          </html>\n"
     )
 }

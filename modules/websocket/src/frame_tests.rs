@@ -2,25 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A client's frame.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut out = vec![first];
-    match payload.len() {
-        len @ 0..=125 => out.push(0x80 | len as u8),
-        len @ 126..=0xFFFF => {
-            out.push(0x80 | 126);
-            out.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(0x80 | 127);
-            out.extend((len as u64).to_be_bytes());
-        }
-    }
-    let mask = [0x37, 0xFA, 0x21, 0x3D];
-    out.extend(mask);
-    out.extend(payload.iter().enumerate().map(|(n, byte)| byte ^ mask[n % 4]));
-    out
-}
+#[path = "../tests/websocket/masked.rs"]
+mod masked;
+use masked::masked as frame;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Got {

@@ -5,7 +5,6 @@
 //! account of a client that was authenticated elsewhere is fixed before its first byte is read.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use waystation_core::xml::Framer;
 use waystation_core::{Jid, StreamCondition, StreamError};
@@ -18,11 +17,9 @@ use crate::stream::{Failure, Stream};
 /// Takes over the server's end of a pipe: the client negotiates, authenticates and binds as over
 /// TCP. May be called on any thread; once the server stops, the connection is dropped.
 pub fn accept_gateway(shared: Arc<C2s>, connection: DetachedConnection) {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    // In turn: an account's arbiter is known only once the client has logged in.
-    let place = NEXT.fetch_add(1, Ordering::Relaxed);
+    // An account's arbiter is known only once the client has logged in.
     let arbiters = shared.arbiters.clone();
-    arbiters.run_on(place, move || accept(shared, connection, false));
+    arbiters.run_in_turn(move || accept(shared, connection, false));
 }
 
 /// The same for a client that is known to be `account`, of which the bare JID counts. The first

@@ -12,7 +12,6 @@ use waystation_core::{Jid, StreamCondition, StreamError};
 use waystation_transport::{Connection, Flow, ReadOutcome, TransportError};
 
 use crate::context::C2s;
-use crate::session::xml_error;
 
 /// Bytes read at once before authentication.
 const READ: usize = 4096;
@@ -88,10 +87,10 @@ impl Stream {
                     Ok(Event::Open(open)) => Some(Ok(Input::Open(open))),
                     Ok(Event::Stanza(frame)) => Some(match frame.element() {
                         Ok(element) => Ok(Input::Element(element)),
-                        Err(error) => Err(xml_error(error).into()),
+                        Err(error) => Err(StreamError::from(error).into()),
                     }),
                     Ok(Event::Close) => Some(Err(Failure::Closed)),
-                    Err(error) => Some(Err(xml_error(error).into())),
+                    Err(error) => Some(Err(StreamError::from(error).into())),
                 };
             }
             let used = self.buffer.len() - rest.len();
@@ -249,14 +248,7 @@ fn check(open: &StreamOpen, shared: &C2s, authenticated: Option<&Jid>) -> Result
     if !shared.serves(to.domain()) {
         return Err(StreamCondition::HostUnknown.into());
     }
-    // RFC 6120 4.7.5: a version below 1.0, or none, is a protocol that is not spoken here; a
-    // higher one is answered with ours.
-    let major = open.version.as_deref().and_then(|v| {
-        let (major, minor) = v.split_once('.')?;
-        minor.parse::<u16>().ok()?;
-        major.parse::<u16>().ok()
-    });
-    if major.is_none_or(|major| major < 1) {
+    if !open.is_version_1() {
         return Err(StreamCondition::UnsupportedVersion.into());
     }
     if authenticated.is_some_and(|account| account.domain() != to.domain()) {

@@ -6,6 +6,8 @@
 //! well again.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,19 +15,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use waystation_auth::{Accounts, AccountsConfig, FailureLimits, FailureTracker, PasswordWorkers, SaslPolicy};
-use waystation_c2s::{C2s, Limits, Rate, RecipientLimit, Recipients, accept};
+use waystation_auth::{Accounts, AccountsConfig, PasswordWorkers};
+use waystation_c2s::accept;
 use waystation_core::account::{AccountPresence, PresenceLogic};
 use waystation_core::module::{AccountRegistry, RegistryError};
 use waystation_core::storage::{
     Batch, BoxFuture, Durability, Op, Row, ScanRange, Space, Storage, StorageError,
 };
-use waystation_core::{Jid, SessionId, xml};
+use waystation_core::{Jid, SessionId};
 use waystation_harness::{Mechanism, RawClient};
 use waystation_route::router::RouterParts;
 use waystation_route::{Intake, IqTable, Router, RouterConfig};
 use waystation_runtime::{Arbiters, Drain};
-use waystation_transport::{DetachedConnection, TlsAcceptor, TlsSettings, ensure_development_certificate};
+use waystation_transport::DetachedConnection;
 
 const WELL: u8 = 0;
 const BROKEN: u8 = 1;
@@ -121,8 +123,6 @@ impl Server {
             .unwrap();
         accounts.create("localhost", "romeo", "right").await.unwrap();
         let certificates = tempfile::tempdir().unwrap();
-        let certificate = ensure_development_certificate(certificates.path(), "localhost").unwrap();
-        let (tls, _) = TlsAcceptor::new(TlsSettings::new(vec![certificate.files], "localhost")).unwrap();
         let arbiters = Arc::new(Arbiters::start(1));
         let drain = Drain::default();
         let router = Router::new(RouterParts {
@@ -137,36 +137,13 @@ impl Server {
             accounts: Arc::new(Unused),
             observers: Vec::new(),
         });
-        let failures = FailureLimits::default();
-        let c2s = Arc::new(C2s {
-            hosts: vec!["localhost".into()],
-            limits: Limits {
-                bytes: Rate::NONE,
-                broadcasts: Rate::NONE,
-                presence: Rate::NONE,
-                pre_auth: xml::Limits::pre_auth(),
-                authenticated: xml::Limits::authenticated(),
-                unauthenticated: Duration::from_secs(3),
-                idle_ping: Duration::ZERO,
-                ping_timeout: Duration::from_secs(10),
-                outbound_bytes: 1 << 20,
-                outbound_stanzas: 1000,
-                resume: Duration::ZERO,
-                failures: failures.clone(),
-            },
-            tls: Some(tls),
-            tls_required: true,
-            tls_loopback_exempt: false,
-            sasl: SaslPolicy::default(),
-            accounts,
-            failures: FailureTracker::new(&failures),
-            recipients: Recipients::new(RecipientLimit::NONE),
-            pre_auth: None,
-            stream_features: String::new(),
-            router,
-            arbiters,
-            drain: drain.signal(),
-        });
+        let tls = common::tls(certificates.path());
+        let hosts = vec!["localhost".to_owned()];
+        let mut c2s = common::shared(hosts, tls, accounts, router, arbiters, &drain);
+        c2s.limits.unauthenticated = Duration::from_secs(3);
+        c2s.limits.ping_timeout = Duration::from_secs(10);
+        c2s.limits.resume = Duration::ZERO;
+        let c2s = Arc::new(c2s);
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let at = listener.local_addr().unwrap();
         actix_rt::spawn(async move {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use waystation_core::storage::Durability;
 
+use crate::federation::{Authorities, Peer};
 use crate::kinds::{Engine, Host, Named};
 use crate::reader::Reader;
 use crate::schema::Config;
@@ -30,6 +31,9 @@ pub(crate) fn check(config: &mut Config, reader: &mut Reader<'_>) {
     }
     if reader.is_sound(&["hosts", "tls.certificates"]) {
         certificates(config, reader);
+    }
+    if reader.is_sound(&["hosts", "federation.authorities", "federation.peers"]) {
+        federation(config, reader);
     }
     if reader.is_sound(&["limits.stanza_size", "limits.stanza_size_unauthenticated", "limits.outbound_bytes"])
     {
@@ -76,19 +80,12 @@ fn list(hosts: &[Host]) -> String {
 
 fn listeners(config: &Config, reader: &mut Reader<'_>) {
     let listen = &config.listen;
-    for (key, addresses, service) in [
-        ("listen.s2s", &listen.s2s, "federation with other servers"),
-        ("listen.s2s_tls", &listen.s2s_tls, "federation with other servers"),
-    ] {
-        if !addresses.is_empty() {
-            let help = format!("leave it out, or write {key} = []");
-            reader.reject(key, format!("this build has no {service}, expected no address"), Some(help));
-        }
-    }
     let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
     for (key, addresses) in [
         ("listen.c2s", &listen.c2s),
         ("listen.c2s_tls", &listen.c2s_tls),
+        ("listen.s2s", &listen.s2s),
+        ("listen.s2s_tls", &listen.s2s_tls),
         ("listen.http", &listen.http),
         ("listen.https", &listen.https),
     ] {
@@ -167,16 +164,32 @@ fn certificates(config: &Config, reader: &mut Reader<'_>) {
                 reader.reject(KEY, message, None);
             }
         }
-        pem(&certificate.chain, "certificate", |label| label == "CERTIFICATE", reader);
-        pem(&certificate.key, "private key", |label| label.ends_with("PRIVATE KEY"), reader);
+        pem(KEY, &certificate.chain, "certificate", is_certificate, reader);
+        pem(KEY, &certificate.key, "private key", |label| label.ends_with("PRIVATE KEY"), reader);
+    }
+}
+
+fn is_certificate(label: &str) -> bool {
+    label == "CERTIFICATE"
+}
+
+fn federation(config: &Config, reader: &mut Reader<'_>) {
+    if let Authorities::File(path) = &config.federation.authorities {
+        pem("federation.authorities", path, "certificate", is_certificate, reader);
+    }
+    let local = |peer: &&Peer| config.hosts.iter().any(|host| host.as_str() == peer.domain.as_str());
+    for peer in config.federation.peers.iter().filter(local) {
+        let message =
+            format!("found \"{}\", which is served here, expected other domains", peer.domain.as_str());
+        reader.reject("federation.peers", message, None);
     }
 }
 
 /// Reports a file that cannot be read or that holds no PEM block of the kind.
-fn pem(path: &Path, what: &str, wanted: impl Fn(&str) -> bool, reader: &mut Reader<'_>) {
+fn pem(key: &str, path: &Path, what: &str, wanted: impl Fn(&str) -> bool, reader: &mut Reader<'_>) {
     let mut bytes = Vec::new();
     if let Err(error) = File::open(path).and_then(|file| file.take(MAX_PEM).read_to_end(&mut bytes)) {
-        reader.reject("tls.certificates", format!("{} cannot be read: {error}", path.display()), None);
+        reader.reject(key, format!("{} cannot be read: {error}", path.display()), None);
         return;
     }
     let text = String::from_utf8_lossy(&bytes);
@@ -186,7 +199,7 @@ fn pem(path: &Path, what: &str, wanted: impl Fn(&str) -> bool, reader: &mut Read
         .any(wanted);
     if !found {
         let message = format!("{} holds no {what}, expected one in PEM form", path.display());
-        reader.reject("tls.certificates", message, None);
+        reader.reject(key, message, None);
     }
 }
 

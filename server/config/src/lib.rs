@@ -5,6 +5,7 @@
 //! place, its key, what was found and what was expected; no value is a secret.
 
 mod check;
+mod federation;
 mod kinds;
 mod node;
 mod problem;
@@ -19,6 +20,7 @@ mod web;
 
 use std::collections::BTreeMap;
 
+pub use federation::{Authorities, DomainPattern, Peer, ServerAddress};
 pub use kinds::{
     Account, ArchivePolicy, Certificate, ContactUri, Engine, Host, Level, LogFormat, LogModules, Mechanism,
     MinFree, Named,
@@ -26,7 +28,7 @@ pub use kinds::{
 pub use problem::{ConfigError, Excerpt, Origin, Problem};
 pub use reference::reference;
 pub use schema::{
-    Config, Contact, Info, Limits, Listen, Log, Registration, Sasl, Shutdown, Storage, Tls, Web,
+    Config, Contact, Federation, Info, Limits, Listen, Log, Registration, Sasl, Shutdown, Storage, Tls, Web,
 };
 pub use source::{CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Sources};
 pub use units::Size;

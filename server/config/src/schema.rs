@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use waystation_core::storage::Durability;
 
+use crate::federation::{Authorities, DomainPattern, Peer};
 use crate::kinds::{
     Account, ArchivePolicy, Certificate, ContactUri, Engine, Host, Level, LogFormat, LogModules, Mechanism,
     MinFree,
@@ -65,6 +66,8 @@ section! {
         archive: Archive = Archive::default();
         /// Registration by clients (XEP-0077).
         registration: Registration = Registration::default();
+        /// Other domains: which this server talks to, how it knows them, and what waits for them.
+        federation: Federation = Federation::default();
         /// HTTP services, for clients in browsers.
         web: Web = Web::default();
         /// Addresses of the people who run the server, shown to other servers and to clients
@@ -86,10 +89,10 @@ section! {
         c2s: Vec<SocketAddr> = loopback(5222);
         /// Clients, with TLS from the first byte (XEP-0368).
         c2s_tls: Vec<SocketAddr> = loopback(5223);
-        /// Other servers, with STARTTLS. This build has no federation: leave it empty.
-        s2s: Vec<SocketAddr> = Vec::new();
-        /// Other servers, with TLS from the first byte. This build has no federation: leave it empty.
-        s2s_tls: Vec<SocketAddr> = Vec::new();
+        /// Other servers, with STARTTLS; see [federation].
+        s2s: Vec<SocketAddr> = loopback(5269);
+        /// Other servers, with TLS from the first byte (XEP-0368).
+        s2s_tls: Vec<SocketAddr> = loopback(5270);
         /// HTTP, for browsers and for a proxy in front of the server: the chat page, WebSocket
         /// (RFC 7395), BOSH (XEP-0124) and their discovery (XEP-0156); see [web].
         http: Vec<SocketAddr> = loopback(5280);
@@ -291,6 +294,73 @@ section! {
         password_change: bool = true;
         /// Users may remove their account with all that is kept of it.
         removal: bool = true;
+    }
+}
+
+section! {
+    /// Other domains.
+    pub struct Federation {
+        /// Users may write to other domains, and be written to from there. Without it the listeners
+        /// of other servers are not opened either.
+        enabled: bool = true;
+        /// Streams with other servers must be encrypted.
+        require_tls: bool = true;
+        /// Other servers must have a certificate that is valid for their domain. Otherwise those
+        /// without one may prove who they are by dialback (XEP-0220), for which DNS is relied on.
+        require_certificate: bool = false;
+        /// The only domains to talk to; empty for all. "*.example.org" means all subdomains.
+        allow: Vec<DomainPattern> = Vec::new();
+        /// Domains not to talk to, whatever allow says.
+        deny: Vec<DomainPattern> = Vec::new();
+        /// What is different for single domains. The first entry that fits counts.
+        ///
+        ///   peers = [
+        ///     { domain = "old.example", require_tls = false },
+        ///     { domain = "*.bank.example", require_certificate = true },
+        ///     { domain = "near.example", server = "10.0.0.7:5270", direct_tls = true },
+        ///   ]
+        peers: Vec<Peer> = Vec::new();
+        /// Who is trusted to sign certificates of other servers: "system", or a PEM file.
+        authorities: Authorities = Authorities::System;
+        /// Name servers to ask for the servers of other domains; empty for those of the system.
+        nameservers: Vec<SocketAddr> = Vec::new();
+        /// Servers of other domains may be in private networks and on this machine, and domains may
+        /// be IP addresses and names without a dot: for closed networks and for tests. Otherwise
+        /// whoever has a domain could make this server connect to what only it can reach.
+        private_targets: bool = false;
+
+        /// How long a message waits for a domain that cannot be reached; then its sender gets it back.
+        message_ttl: Duration = hours(24), secs(10) => hours(24 * 30);
+        /// After so long its sender is told that it waits, once; 0 never tells.
+        delay_notice: Duration = secs(300), secs(0) => hours(24 * 30);
+        /// A domain that cannot be reached is tried again after ever longer pauses, up to this one.
+        retry_max: Duration = secs(600), secs(1) => hours(24);
+        /// Messages that wait for one domain. Further ones are refused and their senders are told.
+        queue_messages: u32 = 20_000, 1 => 100_000_000;
+        /// Bytes of these messages; as above.
+        queue_bytes: Size = Size::mib(256), Size::kib(64) => Size::gib(1024);
+        /// Domains that something waits for and that cannot be reached. What is for further ones is
+        /// refused.
+        pending_domains: u32 = 500, 1 => 1_000_000;
+        /// Domains a minute that one account may write to and that the server has no stream with;
+        /// beyond it what the account writes to further ones is refused. 0 switches the limit off.
+        new_domains: u32 = 10, 0 => 1_000_000;
+
+        /// Time to connect to one address of a server.
+        connect_timeout: Duration = secs(10), secs(1) => secs(60);
+        /// Time from connecting until both sides have proven who they are.
+        negotiation_timeout: Duration = secs(60), secs(5) => secs(600);
+        /// A stream that carries nothing for so long is closed.
+        idle_timeout: Duration = secs(600), secs(30) => hours(24);
+        /// The largest stanza that another server may send. A larger one ends the stream.
+        stanza_size: Size = Size::kib(512), Size(10_000) => Size::mib(16);
+        /// Bytes a second that are read from one domain in the long run, all its streams together.
+        /// More are not lost: they wait in the network until they may be read.
+        inbound_rate: Size = Size::kib(256), Size::kib(1) => Size::gib(4);
+        /// Bytes that may come at once before the rate counts.
+        inbound_burst: Size = Size::mib(4), Size::kib(64) => Size::gib(4);
+        /// Streams at once from one address; more are closed. 0 switches the limit off.
+        streams_per_address: u32 = 50, 0 => 1_000_000;
     }
 }
 

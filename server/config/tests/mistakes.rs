@@ -246,18 +246,21 @@ fn a_variable_that_is_no_text_is_told() {
 }
 
 #[test]
-fn listeners_that_this_build_lacks_stop_the_start() {
+fn what_federation_cannot_use_is_told() {
     assert_eq!(
-        message("[listen]\ns2s = [\"0.0.0.0:5269\"]\ns2s_tls = [\"0.0.0.0:5270\"]\n"),
-        r#"w.toml:2:7: listen.s2s: this build has no federation with other servers, expected no address
-  2 | s2s = ["0.0.0.0:5269"]
-    |       ^^^^^^^^^^^^^^^^
-  help: leave it out, or write listen.s2s = []
-w.toml:3:11: listen.s2s_tls: this build has no federation with other servers, expected no address
-  3 | s2s_tls = ["0.0.0.0:5270"]
-    |           ^^^^^^^^^^^^^^^^
-  help: leave it out, or write listen.s2s_tls = []
-2 problems in the configuration"#
+        message(
+            "[federation]\nauthorities = \"nowhere.pem\"\npeers = [{ domain = \"localhost\" }]\nqueue_messages = 0\n"
+        ),
+        r#"w.toml:2:15: federation.authorities: nowhere.pem cannot be read: No such file or directory (os error 2)
+  2 | authorities = "nowhere.pem"
+    |               ^^^^^^^^^^^^^
+w.toml:3:9: federation.peers: found "localhost", which is served here, expected other domains
+  3 | peers = [{ domain = "localhost" }]
+    |         ^^^^^^^^^^^^^^^^^^^^^^^^^^
+w.toml:4:18: federation.queue_messages: found the number 0, expected a whole number from 1 to 100000000
+  4 | queue_messages = 0
+    |                  ^
+3 problems in the configuration"#
     );
 }
 
@@ -276,6 +279,8 @@ limits.stanza_size = "2 MiB"
 c2s = ["0.0.0.0:5222", "[::]:5222", "127.0.0.1:0"]
 c2s_tls = ["127.0.0.1:5222", "127.0.0.1:0"]
 https = ["127.0.0.1:5280"]
+s2s = ["127.0.0.1:5281"]
+s2s_tls = ["127.0.0.1:5281"]
 "#;
     assert_eq!(
         message(text),
@@ -303,7 +308,11 @@ w.toml:13:9: listen.https: found 127.0.0.1:5280, which is taken: listen.http has
   13 | https = ["127.0.0.1:5280"]
      |         ^^^^^^^^^^^^^^^^^^
   help: use another port, or a single address instead of all
-7 problems in the configuration"#
+w.toml:15:11: listen.s2s_tls: found 127.0.0.1:5281, which is taken: listen.s2s has it already
+  15 | s2s_tls = ["127.0.0.1:5281"]
+     |           ^^^^^^^^^^^^^^^^^^
+  help: use another port, or a single address instead of all
+8 problems in the configuration"#
     );
     assert!(message("hosts = []").contains("hosts: found no host, expected at least one"));
 }

@@ -289,3 +289,12 @@ impl From<StreamCondition> for StreamError {
         Self::new(condition)
     }
 }
+
+/// What the framer refused.
+impl From<waystation_xml::XmlError> for StreamError {
+    fn from(error: waystation_xml::XmlError) -> Self {
+        let condition =
+            StreamCondition::from_name(error.condition()).unwrap_or(StreamCondition::NotWellFormed);
+        Self::new(condition).with_text(error.text())
+    }
+}

@@ -17,6 +17,7 @@ pub mod queue;
 pub mod read;
 pub mod rsm;
 mod signs;
+pub mod spoof;
 pub mod stanza;
 pub mod storable;
 pub mod storage;

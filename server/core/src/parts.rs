@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use waystation_xml::{Event, Frame, Framer, Ns};
+use waystation_xml::{Event, Frame, Framer};
 
 use crate::jid::Jid;
 use crate::signs::Signs;
@@ -96,13 +96,16 @@ impl ChildName {
         }
     }
 
-    /// That of a stanza's first child.
+    /// That of a stanza's first child. One in the stanza's own namespace, whether that is a client's or
+    /// a server's, is in that of clients from here on.
     pub(crate) fn of_frame(frame: &Frame<'_>) -> Option<Self> {
         let child = frame.head.child.as_ref()?;
-        if child.namespace == Ns::Client && child.name.slice(frame.bytes) == b"body" {
+        let is_content = child.namespace.is_content() && child.namespace == frame.head.namespace;
+        if is_content && child.name.slice(frame.bytes) == b"body" {
             return Some(Self::Body);
         }
-        let (name, namespace) = (child.name(frame.bytes), child.namespace(frame.bytes));
+        let name = child.name(frame.bytes);
+        let namespace = if is_content { NS_CLIENT } else { child.namespace(frame.bytes) };
         Some(Self::Other([name, namespace].concat().into(), name.len()))
     }
 }

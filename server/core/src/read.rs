@@ -8,16 +8,19 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use waystation_xml::{Attribute, Event, Frame, Framer, Ns, XmlError};
+use waystation_xml::{Attribute, Event, Frame, Framer, XmlError};
 
 use crate::error::{Condition, StanzaError};
 use crate::jid::Jid;
 use crate::parts::{ChildName, EMPTY, Head, Parts, quotable};
 use crate::signs::Signs;
-use crate::stanza::{Kind, SERVER_MADE, Stanza, StanzaType};
+use crate::stanza::{Kind, NS_CLIENT, SERVER_MADE, Stanza, StanzaType};
 
 /// Longest `xml:lang` that is relayed, in bytes; a longer one is dropped (SECURITY X16).
 pub const MAX_LANG: usize = 64;
+
+/// Content namespace of streams between servers.
+const NS_SERVER: &str = "jabber:server";
 
 /// What the server puts on a stanza as it comes in.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,7 +57,9 @@ pub struct Refused {
 }
 
 impl Stanza {
-    /// Makes a stanza of a top-level element in `jabber:client`.
+    /// Makes a stanza of a top-level element in `jabber:client` or `jabber:server`. Of the latter the
+    /// element, and what it contains up to elements of other namespaces, are in `jabber:client` from here on
+    /// (RFC 6120 4.8.3). Which of the two a stream may carry, its holder looks at before.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -62,7 +67,8 @@ impl Stanza {
         if !frame.head.reserialise {
             return read_plain(frame, stamp);
         }
-        let element = frame.element().map_err(ReadError::Malformed)?;
+        let mut element = frame.element().map_err(ReadError::Malformed)?;
+        element.rescope(NS_SERVER, NS_CLIENT);
         let mut anew = Vec::with_capacity(frame.bytes.len() + 64);
         // Under no inherited namespace, so that the element declares its own.
         element.write(&mut anew, "");
@@ -96,7 +102,7 @@ impl Stanza {
 
 fn read_plain(frame: &Frame<'_>, stamp: Stamp<'_>) -> Result<Stanza, ReadError> {
     let (bytes, head) = (frame.bytes, frame.head);
-    if head.namespace != Ns::Client {
+    if !head.namespace.is_content() {
         return Err(ReadError::NotAStanza);
     }
     let kind = match head.name.slice(bytes) {
@@ -281,11 +287,16 @@ mod tests {
     use crate::queue::RecordId;
     use crate::signs::Sign;
 
+    const SERVER_HEADER: &str = "<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback'>";
     const HEADER: &str = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' xmlns:e='urn:e'>";
 
     fn read(xml: &str, stamp: Stamp<'_>) -> Result<Stanza, ReadError> {
+        read_under(HEADER, xml, stamp)
+    }
+
+    fn read_under(header: &str, xml: &str, stamp: Stamp<'_>) -> Result<Stanza, ReadError> {
         let mut framer = Framer::new(SERVER_MADE);
-        let mut input = HEADER.as_bytes();
+        let mut input = header.as_bytes();
         framer.next(&mut input).unwrap();
         let mut input = xml.as_bytes();
         match framer.next(&mut input).unwrap() {
@@ -341,6 +352,60 @@ mod tests {
             Stamp::default(),
         );
         assert_eq!(text(&stanza.unwrap()), "<message to='b@h'><body>x</body></message>");
+    }
+
+    #[test]
+    fn a_stanza_between_servers_is_one_between_client_and_server_from_here_on() {
+        let server = |xml: &str| read_under(SERVER_HEADER, xml, Stamp::default()).unwrap();
+        for (xml, expected, child) in [
+            ("<message from='a@x' to='b@h'><body>1</body></message>", None, ("body", "jabber:client")),
+            // What repeats the namespace, on the stanza or below it, means the same.
+            (
+                "<message xmlns='jabber:server' from='a@x' to='b@h'><body>2</body></message>",
+                Some("<message from='a@x' to='b@h'><body>2</body></message>"),
+                ("body", "jabber:client"),
+            ),
+            (
+                "<message from='a@x' to='b@h'><subject xmlns='jabber:server'>3</subject></message>",
+                Some("<message from='a@x' to='b@h'><subject>3</subject></message>"),
+                ("subject", "jabber:client"),
+            ),
+            (
+                "<s:message xmlns:s='jabber:server' from='a@x' to='b@h'><s:body>4</s:body></s:message>",
+                Some("<message from='a@x' to='b@h'><body>4</body></message>"),
+                ("body", "jabber:client"),
+            ),
+            (
+                "<message from='a@x' to='b@h'><body><![CDATA[<5>]]></body></message>",
+                Some("<message from='a@x' to='b@h'><body>&lt;5&gt;</body></message>"),
+                ("body", "jabber:client"),
+            ),
+            // A client's stanza that is forwarded stays one (XEP-0297), and so does a server's.
+            (
+                "<message from='a@x' to='b@h'><f xmlns='u'><message xmlns='jabber:client'><body>6</body>\
+                 </message><message xmlns='jabber:server'/></f></message>",
+                None,
+                ("f", "u"),
+            ),
+            // A prefix of the header that means nothing elsewhere.
+            (
+                "<message from='a@x' to='b@h'><db:x>7</db:x></message>",
+                Some("<message from='a@x' to='b@h'><x xmlns='jabber:server:dialback'>7</x></message>"),
+                ("x", "jabber:server:dialback"),
+            ),
+        ] {
+            let stanza = server(xml);
+            assert_eq!(text(&stanza), expected.unwrap_or(xml), "{xml}");
+            assert_eq!(stanza.child(), Some(child), "{xml}");
+            assert_eq!(text(&Stanza::parse(&stanza.to_bytes()).unwrap()), text(&stanza), "{xml}");
+        }
+        // Under a client's stream the other namespace is one like any other.
+        let stanza = read("<message to='b@h'><body xmlns='jabber:server'/></message>", Stamp::default());
+        assert_eq!(stanza.unwrap().child(), Some(("body", "jabber:server")));
+        let refused = read_under(SERVER_HEADER, "<iq id='1' type='get'/>", Stamp::default());
+        assert!(matches!(refused, Err(ReadError::Refused(_))));
+        let other = read_under(SERVER_HEADER, "<message xmlns='u'/>", Stamp::default());
+        assert!(matches!(other, Err(ReadError::NotAStanza)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use waystation_core::{Jid, Stanza};
 use waystation_runtime::Weigh;
 
 use crate::directory::AccountOutlet;
+use crate::domain::{Domain, Reservation};
 use crate::mail::AccountMail;
 use crate::receipt::Receipt;
 use crate::router::Router;
@@ -53,8 +54,8 @@ pub const MAX_DONE: usize = 256;
 pub enum Item {
     /// A stanza to be stored once for the accounts that it concerns.
     Record(Box<NewRecord>),
-    /// Mail for an account's route that must not overtake what was offered before it.
-    Pass(Box<(Jid, AccountMail)>),
+    /// Mail for a route that must not overtake what was offered before it.
+    Pass(Box<Pass>),
     /// A number to be stored (XEP-0198 `h`).
     Mark(Mark, Option<Arc<Stored>>),
     /// A small record of a session's own, whose position is told when it is known.
@@ -66,28 +67,52 @@ pub enum Item {
     After(Receipt),
 }
 
+/// What only passes through.
+pub enum Pass {
+    /// Mail for an account's route.
+    Account(Jid, AccountMail),
+    /// A stanza for the route of a remote domain.
+    Domain(Arc<Domain>, Stanza),
+}
+
 /// A stanza to be stored.
 pub struct NewRecord {
     /// The stanza.
     pub stanza: Stanza,
-    /// The accounts whose queues hold it, one or two.
-    pub accounts: smallvec::SmallVec<[Concerned; 2]>,
+    /// Those whose queues hold it, one or two.
+    pub concerned: smallvec::SmallVec<[Concerned; 2]>,
     /// How far the sender's stream is stored with it.
     pub mark: Option<Mark>,
     /// Accepted when the record is durable, or was refused by name.
     pub receipt: Option<Receipt>,
     /// The record that it replaces, done with in the same commit: a bounced message.
     pub instead_of: Option<(QueueName, RecordId)>,
+    /// Told when it is stored, for whoever must know that it was not refused.
+    pub stored: Option<Arc<Stored>>,
 }
 
-/// An account that a record concerns.
-pub struct Concerned {
-    /// The account; perhaps with a resource, which does not matter.
-    pub account: Jid,
-    /// Its queue.
-    pub queue: QueueName,
-    /// Its route, when there was one.
-    pub route: Option<AccountOutlet>,
+/// Whom a record concerns.
+pub enum Concerned {
+    /// An account.
+    Account {
+        /// The account; perhaps with a resource, which does not matter.
+        account: Jid,
+        /// Its queue.
+        queue: QueueName,
+        /// Its route, when there was one.
+        route: Option<AccountOutlet>,
+    },
+    /// A remote domain, in whose queue there is room for it.
+    Domain(Reservation),
+}
+
+impl Concerned {
+    fn queue(&self) -> &QueueName {
+        match self {
+            Self::Account { queue, .. } => queue,
+            Self::Domain(reservation) => &reservation.domain().queue,
+        }
+    }
 }
 
 /// Tells where something was stored, once it is.
@@ -127,13 +152,21 @@ impl Stored {
 impl Item {
     /// Mail for an account's route that must not overtake what was offered before it.
     pub fn pass(to: Jid, mail: AccountMail) -> Self {
-        Self::Pass(Box::new((to, mail)))
+        Self::Pass(Box::new(Pass::Account(to, mail)))
+    }
+
+    /// A stanza for the route of a remote domain that must not overtake what was offered before it.
+    pub(crate) fn pass_domain(domain: Arc<Domain>, stanza: Stanza) -> Self {
+        Self::Pass(Box::new(Pass::Domain(domain, stanza)))
     }
 
     fn weight(&self) -> usize {
         match self {
             Self::Record(record) => record.stanza.len() + 256,
-            Self::Pass(pass) => pass.1.weight(),
+            Self::Pass(pass) => match &**pass {
+                Pass::Account(_, mail) => mail.weight(),
+                Pass::Domain(_, stanza) => stanza.len() + 256,
+            },
             Self::Note(_, payload, _) => payload.len() + 128,
             Self::Done(_, ids) => 128 * ids.len(),
             _ => 128,
@@ -407,7 +440,7 @@ impl Intake {
                     // It was answered, and that is a fate (DELIVERY P2).
                     receipt.into_iter().for_each(Receipt::accept);
                 }
-                Item::Pass(pass) => router.control(&pass.0, pass.1),
+                Item::Pass(pass) => router.pass(*pass),
                 Item::After(receipt) => receipt.accept(),
                 // A note only spares repetition after a crash.
                 Item::Note(..) => {}
@@ -436,7 +469,7 @@ fn to_batch(items: &VecDeque<Item>) -> Batch {
             Item::Record(record) => {
                 let (head, tail) = record.stanza.wire();
                 let payload: Payload = [head.clone(), tail.clone()].into_iter().collect();
-                let queues = record.accounts.iter().map(|concerned| concerned.queue.clone()).collect();
+                let queues = record.concerned.iter().map(|concerned| concerned.queue().clone()).collect();
                 batch.records.push(Append { queues, payload });
                 batch.marks.extend(record.mark);
                 batch.settles.extend(record.instead_of.iter().map(|(queue, id)| ack(queue, *id)));
@@ -459,17 +492,18 @@ fn effect(router: &Arc<Router>, items: &mut VecDeque<Item>, ids: Vec<RecordId>, 
         match item {
             Item::Record(record) => {
                 let Some(id) = ids.next() else { return };
-                let NewRecord { stanza, accounts, receipt, .. } = *record;
-                for concerned in accounts {
+                let NewRecord { stanza, concerned, receipt, stored, .. } = *record;
+                for concerned in concerned {
                     router.record(concerned, id, stanza.clone(), at);
                 }
+                stored.into_iter().for_each(|stored| stored.set(id));
                 receipt.into_iter().for_each(Receipt::accept);
             }
             Item::Note(_, _, position) => {
                 let Some(id) = ids.next() else { return };
                 position.set(id);
             }
-            Item::Pass(pass) => router.control(&pass.0, pass.1),
+            Item::Pass(pass) => router.pass(*pass),
             Item::Mark(_, stored) => stored.into_iter().for_each(|stored| stored.set(RecordId(1))),
             Item::After(receipt) => receipt.accept(),
             Item::Done(..) => {}

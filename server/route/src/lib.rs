@@ -1,22 +1,29 @@
-//! Where a stanza goes: the router, the directory of account routes, and the account route.
+//! Where a stanza goes: the router, and the routes of accounts and of remote domains.
 //!
 //! What must hold: routing a stanza is a decision without an await; each account has at most
-//! one route, which alone knows its sessions; a stanza that is not delivered is stored or
+//! one route, which alone knows its sessions, and so has each pair of domains, which alone knows its stream; a stanza that is not delivered is stored or
 //! answered with the error that RFC 6121 8 names, or dropped where that section says so.
 //! `README.md` beside this crate walks one message from socket to socket.
 
 pub mod account;
+mod asking;
+mod config;
 pub mod delivery;
 pub mod directory;
+pub mod domain;
 pub mod intake;
 pub mod iq;
 pub mod mail;
 pub mod receipt;
 mod recent;
+pub mod remote;
 pub mod router;
 pub mod stream;
 
+pub use asking::Asking;
+pub use config::RouterConfig;
 pub use directory::Directory;
+pub use domain::{DomainConfig, DomainInfo, DomainState};
 pub use intake::Intake;
 pub use iq::IqTable;
 pub use mail::{
@@ -25,7 +32,7 @@ pub use mail::{
 };
 pub use receipt::{Receipt, Receipts};
 pub use recent::Recent;
-pub use router::{Origin, Passage, Routed, Router, RouterConfig};
+pub use router::{Origin, Passage, Routed, Router};
 pub use stream::{Detachment, ResumeError, ResumeRequest, Resumption};
 
 use waystation_core::module::{Feature, Registration, Scope, Spec};

@@ -1,14 +1,14 @@
 //! The router: one decision per stanza, by its `to` (RFC 6120 10, RFC 6121 8).
 //!
 //! What must hold: a decision never waits; a stanza goes to exactly one of: an iq handler, an
-//! account's route, or back to its sender as an error (or nowhere, where the RFCs want
+//! account's route, a remote domain's route, or back to its sender as an error (or nowhere, where the RFCs want
 //! silence). Order: stanzas from one session to one account keep their order, because each is
-//! offered to the account's route in the turn it was read; what must pass the sender's own
+//! offered to its recipient's route in the turn it was read; what must pass the sender's own
 //! route first carries an [`OrderToken`](crate::OrderToken), and while one is out the session
 //! sends everything that way.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ahash::HashSet;
@@ -25,61 +25,26 @@ use waystation_core::{
 use waystation_runtime::{Arbiters, Offer, outlet};
 
 use crate::account::AccountRoute;
+use crate::config::RouterConfig;
 use crate::directory::{AccountOutlet, Directory, Entry};
+use crate::domain::{Domains, NewDomains};
 use crate::intake::{Concerned, Intake, Item, NewRecord, account_queue};
 use crate::iq::{Asked, IqTable};
 use crate::mail::{AccountMail, BindError, BindRequest, Binding, CloseWhich, SessionInfo};
 use crate::receipt::Receipt;
 use crate::recent::{Party, Recent};
+use crate::remote::RemoteStreams;
 use crate::stream::{ResumeError, ResumeRequest, Resumption};
-
-/// Limits of the routes.
-#[derive(Clone, Debug)]
-pub struct RouterConfig {
-    /// Most bytes that may wait for one account's route.
-    pub route_bytes: usize,
-    /// Most stanzas that may wait for one account's route.
-    pub route_items: usize,
-    /// Most sessions of one account.
-    pub sessions_per_account: usize,
-    /// How long a route without sessions stays in memory.
-    pub linger: Duration,
-    /// Most routes without sessions that stay in memory.
-    pub max_lingering: usize,
-    /// Most messages that wait for an account.
-    pub waiting_messages: u64,
-    /// Most bytes of them.
-    pub waiting_bytes: u64,
-    /// Most sessions of an account that wait for their clients to come back (XEP-0198 5).
-    pub detached_sessions: usize,
-    /// Most stanzas that a session which waits for its client holds.
-    pub detached_stanzas: usize,
-    /// Most bytes of them.
-    pub detached_bytes: usize,
-}
-
-impl Default for RouterConfig {
-    fn default() -> Self {
-        Self {
-            route_bytes: 8 * 1024 * 1024,
-            route_items: 10_000,
-            sessions_per_account: 100,
-            linger: Duration::from_secs(60),
-            max_lingering: 10_000,
-            waiting_messages: 10_000,
-            waiting_bytes: 64 * 1024 * 1024,
-            detached_sessions: 10,
-            detached_stanzas: 1_000,
-            detached_bytes: 4 * 1024 * 1024,
-        }
-    }
-}
 
 /// What every route needs.
 pub struct Router {
     pub(crate) hosts: HashSet<Box<str>>,
     pub(crate) config: RouterConfig,
     pub(crate) directory: Directory,
+    pub(crate) domains: Domains,
+    pub(crate) new_domains: NewDomains,
+    /// Streams to remote domains, once the module that has them is there.
+    pub(crate) remote: OnceLock<Arc<dyn RemoteStreams>>,
     pub(crate) arbiters: Arc<Arbiters>,
     pub(crate) iqs: IqTable,
     pub(crate) storage: Arc<dyn Storage>,
@@ -129,6 +94,8 @@ pub struct RouterParts {
 pub enum Origin {
     /// A session of this server.
     Session(SessionId),
+    /// A remote server, for a domain that it has proven to be.
+    Remote,
     /// The server itself, or an account's route.
     Server,
 }
@@ -165,6 +132,9 @@ impl Router {
             hosts: parts.hosts.into_iter().map(String::into_boxed_str).collect(),
             config: parts.config,
             directory: Directory::default(),
+            domains: Domains::default(),
+            new_domains: NewDomains::default(),
+            remote: OnceLock::new(),
             arbiters: parts.arbiters,
             iqs: parts.iqs,
             storage: parts.storage,
@@ -195,34 +165,44 @@ impl Router {
     /// Routes a stanza. `from` must be set; `to` as well, for the session has put the default
     /// there (RFC 6120 8.1.1.1, 10.3). Must be called on an arbiter's thread.
     pub fn route(self: &Arc<Self>, stanza: Stanza, origin: Origin, passage: Passage) -> Routed {
-        self.route_with(stanza, origin, passage, &mut None)
+        self.route_with(stanza, origin, passage, None)
     }
 
-    /// The same for a sender of whom it is remembered where the last stanza went.
+    /// The same for a sender of whom it is remembered where the last stored stanza went.
     pub fn route_with(
         self: &Arc<Self>,
         stanza: Stanza,
         origin: Origin,
         passage: Passage,
-        recent: &mut Option<Box<Recent>>,
+        recent: Option<&mut Option<Box<Recent>>>,
     ) -> Routed {
         let Some(to) = stanza.to() else {
             passage.receipt.into_iter().for_each(Receipt::accept);
             return Routed::Done;
         };
         if !self.is_local(to.domain()) {
-            // RFC 6120 10.4: no federation is offered by this server, so no remote domain
-            // can be reached.
-            self.refuse(&stanza, &Condition::RemoteServerNotFound.into());
-            passage.receipt.into_iter().for_each(Receipt::accept);
-            return Routed::Done;
+            return self.to_remote(stanza, origin, passage, recent, false);
         }
         if to.local().is_some() {
             return self.to_local(stanza, origin, passage, recent);
         }
+        let refused = stanza.kind() == Kind::Message;
         self.to_host(stanza, origin);
-        passage.receipt.into_iter().for_each(Receipt::accept);
+        if refused {
+            self.accept_refused(passage);
+        } else {
+            passage.receipt.into_iter().for_each(Receipt::accept);
+        }
         Routed::Done
+    }
+
+    /// A message, or another stanza that was to be stored, was answered with an error: its sender counts
+    /// on the number to be stored with it, and would otherwise be told less after a crash than before.
+    pub(crate) fn accept_refused(&self, passage: Passage) {
+        let Some(receipt) = passage.receipt else { return };
+        let Some(key) = passage.stream else { return receipt.accept() };
+        self.intake.offer(Item::Mark(Mark { key, value: Some(receipt.number()) }, None));
+        self.intake.offer(Item::After(receipt));
     }
 
     /// To an account: by way of the log what must be durable, and what must not overtake it.
@@ -231,23 +211,20 @@ impl Router {
         stanza: Stanza,
         origin: Origin,
         passage: Passage,
-        recent: &mut Option<Box<Recent>>,
+        recent: Option<&mut Option<Box<Recent>>>,
     ) -> Routed {
         let Some(to) = stanza.to().cloned() else { return Routed::Done };
         if storable::durable(&stanza) || passage.durable_error {
             if self.intake.is_full() && origin != Origin::Server {
                 return Routed::Busy(stanza, passage);
             }
-            let recent = match origin {
-                Origin::Session(_) => Some(&mut **recent.get_or_insert_default()),
-                Origin::Server => None,
-            };
+            let recent = recent.map(|recent| &mut **recent.get_or_insert_default());
             self.intake.offer(Item::Record(Box::new(self.new_record(stanza, &to, passage, recent))));
             return Routed::Done;
         }
         let session = match origin {
             Origin::Session(id) => Some(id),
-            Origin::Server => None,
+            Origin::Remote | Origin::Server => None,
         };
         if passage.behind {
             if self.intake.is_full() {
@@ -275,8 +252,22 @@ impl Router {
         passage: Passage,
         mut recent: Option<&mut Recent>,
     ) -> NewRecord {
-        let mut accounts = smallvec::SmallVec::new();
-        accounts.push(self.party(Party::To, to, recent.as_deref_mut()));
+        let to_whom = self.party(Party::To, to, recent.as_deref_mut());
+        self.new_record_for(to_whom, stanza, to, passage, recent)
+    }
+
+    /// A record for its recipient, and for its sender where that has a use for it.
+    #[inline]
+    pub(crate) fn new_record_for(
+        self: &Arc<Self>,
+        to_whom: Concerned,
+        stanza: Stanza,
+        to: &Jid,
+        passage: Passage,
+        recent: Option<&mut Recent>,
+    ) -> NewRecord {
+        let mut concerned = smallvec::SmallVec::new();
+        concerned.push(to_whom);
         // What an account sends concerns its archive and its other sessions as well. Where there is
         // neither, the sender's queue and route are spared half the work of a message.
         let copied = self.archive.is_some() || !passage.alone;
@@ -286,11 +277,11 @@ impl Router {
             && self.is_local(from.domain())
             && !from.bare_eq(to)
         {
-            accounts.push(self.party(Party::From, from, recent));
+            concerned.push(self.party(Party::From, from, recent));
         }
         let number = passage.receipt.as_ref().map(Receipt::number);
         let mark = passage.stream.zip(number).map(|(key, number)| Mark { key, value: Some(number) });
-        NewRecord { stanza, accounts, mark, receipt: passage.receipt, instead_of: None }
+        NewRecord { stanza, concerned, mark, receipt: passage.receipt, instead_of: None, stored: None }
     }
 
     /// The account, its queue, and its route, which is looked up once and not again after the
@@ -299,7 +290,12 @@ impl Router {
         self.party(Party::To, account, None)
     }
 
-    fn party(self: &Arc<Self>, party: Party, account: &Jid, recent: Option<&mut Recent>) -> Concerned {
+    pub(crate) fn party(
+        self: &Arc<Self>,
+        party: Party,
+        account: &Jid,
+        recent: Option<&mut Recent>,
+    ) -> Concerned {
         let known = recent.as_ref().and_then(|recent| recent.find(party, account));
         let entry = known.or_else(|| {
             let entry = self.entry(account, Entry::clone)?;
@@ -308,13 +304,15 @@ impl Router {
         });
         match entry {
             Some(Entry { outlet, queue }) => {
-                Concerned { account: account.clone(), queue, route: Some(outlet) }
+                Concerned::Account { account: account.clone(), queue, route: Some(outlet) }
             }
-            None => Concerned { account: account.clone(), queue: account_queue(account), route: None },
+            None => {
+                Concerned::Account { account: account.clone(), queue: account_queue(account), route: None }
+            }
         }
     }
 
-    /// A record was committed: gives it to the route of an account that it concerns. A route
+    /// A record was committed: gives it to the route of an account or domain that it concerns. A route
     /// that has no room learns that it must read the log itself, and is given nothing until it
     /// does: so it misses no record, and memory stays bounded.
     pub(crate) fn record(
@@ -324,7 +322,10 @@ impl Router {
         stanza: Stanza,
         at: SystemTime,
     ) {
-        let Concerned { account, route, .. } = concerned;
+        let (account, route) = match concerned {
+            Concerned::Account { account, route, .. } => (account, route),
+            Concerned::Domain(reservation) => return self.domain_record(reservation, id, &stanza, at),
+        };
         if self.behind_count.load(Ordering::Acquire) > 0 && self.behind().contains(account.bare_str()) {
             return;
         }
@@ -364,8 +365,14 @@ impl Router {
     pub(crate) fn route_in_any_case(self: &Arc<Self>, stanza: Stanza, origin: Origin, passage: Passage) {
         let to = stanza.to().filter(|to| to.local().is_some() && self.is_local(to.domain())).cloned();
         let Some(to) = to else {
-            if let Routed::Busy(_, passage) = self.route(stanza, origin, passage) {
-                // Only accounts can be busy.
+            let remote = stanza.to().is_some_and(|to| !self.is_local(to.domain()));
+            let routed = if remote {
+                self.to_remote(stanza, origin, passage, None, true)
+            } else {
+                self.route(stanza, origin, passage)
+            };
+            if let Routed::Busy(_, passage) = routed {
+                // Hosts are never busy, and a domain's route only when the server has stopped.
                 passage.receipt.into_iter().for_each(Receipt::accept);
             }
             return;
@@ -375,7 +382,7 @@ impl Router {
         }
         let session = match origin {
             Origin::Session(id) => Some(id),
-            Origin::Server => None,
+            Origin::Remote | Origin::Server => None,
         };
         self.intake.offer(Item::pass(to, AccountMail::Inbound(stanza, session)));
         if let Some(receipt) = passage.receipt {
@@ -397,8 +404,12 @@ impl Router {
             if ephemeral {
                 return;
             }
-            if let Some(to) = stanza.to().cloned() {
-                self.control(&to, AccountMail::Inbound(stanza, None));
+            match stanza.to().cloned() {
+                Some(to) if self.is_local(to.domain()) => {
+                    self.control(&to, AccountMail::Inbound(stanza, None));
+                }
+                Some(_) => self.route_in_any_case(stanza, Origin::Server, Passage::default()),
+                None => {}
             }
         }
     }
@@ -537,10 +548,16 @@ impl Router {
         }
     }
 
-    /// After [`Router::close_all`]: resolves when no route has anything left to do, or `limit`
-    /// has passed.
+    /// After [`Router::close_all`]: ends the streams to remote domains in order; resolves when no route has
+    /// anything left to do, or `limit` has passed.
     pub async fn settle(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
+        // The last words of accounts are for remote domains as well, so these come after them.
+        let accounts = Instant::now() + limit.mul_f32(0.75);
+        while !self.directory.is_empty() && Instant::now() < accounts {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.stop_domains(deadline).await;
         while !self.directory.is_empty() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -563,7 +580,7 @@ impl Router {
                 }
                 let session = match origin {
                     Origin::Session(id) => Some(id),
-                    Origin::Server => None,
+                    Origin::Remote | Origin::Server => None,
                 };
                 let asked = Asked {
                     scope: Scope::Host,

@@ -6,12 +6,15 @@
 
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_rt::{Arbiter, ArbiterHandle};
 
 /// The server's arbiters.
 pub struct Arbiters {
     handles: Vec<ArbiterHandle>,
+    /// Whose turn it is in [`Arbiters::run_in_turn`].
+    next: AtomicUsize,
     /// Arbiters that this set started, joined by [`Arbiters::stop`].
     owned: std::sync::Mutex<Vec<Arbiter>>,
 }
@@ -28,7 +31,7 @@ impl Arbiters {
             handles.push(arbiter.handle());
             owned.push(arbiter);
         }
-        Self { handles, owned: std::sync::Mutex::new(owned) }
+        Self { handles, next: AtomicUsize::new(0), owned: std::sync::Mutex::new(owned) }
     }
 
     /// How many there are.
@@ -51,6 +54,11 @@ impl Arbiters {
     /// when the arbiter has ended, which happens only while the server stops.
     pub fn run_on(&self, index: usize, start: impl FnOnce() + Send + 'static) -> bool {
         self.handles[index % self.handles.len()].spawn_fn(start)
+    }
+
+    /// The same on one arbiter after the other, for what belongs to no account yet.
+    pub fn run_in_turn(&self, start: impl FnOnce() + Send + 'static) -> bool {
+        self.run_on(self.next.fetch_add(1, Ordering::Relaxed), start)
     }
 
     /// Runs a future on an arbiter's thread.
@@ -89,6 +97,15 @@ mod tests {
             let _ = tx.send(std::thread::current().id());
         }));
         assert_ne!(rx.await.unwrap(), std::thread::current().id());
+        let mut turns = std::collections::HashSet::new();
+        for _ in 0..3 {
+            let (tx, rx) = tokio::sync::oneshot::channel();
+            assert!(arbiters.run_in_turn(move || {
+                let _ = tx.send(std::thread::current().id());
+            }));
+            turns.insert(rx.await.unwrap());
+        }
+        assert_eq!(turns.len(), 3);
         arbiters.stop();
     }
 }

@@ -35,6 +35,12 @@ pub enum TransportError {
     /// TLS was started on a connection that has it already.
     #[error("TLS is already active")]
     TlsActive,
+    /// The peer sent data between its consent to TLS and TLS itself (SECURITY T2).
+    #[error("data before TLS")]
+    DataBeforeTls,
+    /// The name of the server to connect to is none that TLS could carry.
+    #[error("the server's name is no host name")]
+    InvalidServerName,
     /// TLS was started on an in-process connection.
     #[error("there is no TLS on an in-process connection")]
     NoSocket,

@@ -30,6 +30,7 @@ pub use listener::{Accepted, BindError, Listener};
 pub use pipe::{PipeClosed, PipeEnd, pipe};
 pub use tls::acceptor::{TlsAcceptor, TlsSettings};
 pub use tls::certificate::{CertificateError, CertificateWarning, HostCertificate};
+pub use tls::connector::TlsConnector;
 pub use tls::development::{DevelopmentCertificate, DevelopmentOrigin, ensure_development_certificate};
 pub use tls::info::{TlsInfo, TlsVersion};
 pub use tokio_rustls::server::TlsStream;

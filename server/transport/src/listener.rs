@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -243,14 +244,20 @@ async fn announce(mut stream: TcpStream, peer: SocketAddr) -> Result<(TcpStream,
 /// Sets the socket's options and takes it off the listener's runtime.
 fn prepare(stream: TcpStream) -> io::Result<std::net::TcpStream> {
     let stream = stream.into_std()?;
+    set_options(&stream)?;
+    Ok(stream)
+}
+
+/// Sets what every connection's socket has, accepted or made here.
+pub(crate) fn set_options(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     // Stanzas are gathered before they are written, so waiting for more would only delay them.
-    stream.set_nodelay(true)?;
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok(stream)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn is_exhausted(error: &io::Error) -> bool {

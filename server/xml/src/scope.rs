@@ -26,6 +26,19 @@ pub struct StreamOpen {
     pub stream_prefix_ok: bool,
 }
 
+impl StreamOpen {
+    /// True for version 1.0 and above, which is answered with 1.0 (RFC 6120 section 4.7.5). A version below,
+    /// or none, is another protocol.
+    pub fn is_version_1(&self) -> bool {
+        let major = self.version.as_deref().and_then(|v| {
+            let (major, minor) = v.split_once('.')?;
+            minor.parse::<u16>().ok()?;
+            major.parse::<u16>().ok()
+        });
+        major.is_some_and(|major| major >= 1)
+    }
+}
+
 /// Declarations in force outside of any top-level element.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Scope {

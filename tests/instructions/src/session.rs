@@ -96,7 +96,7 @@ fn listen(world: &World, drain: &Drain) -> Result<Endpoint, Failure> {
         // It would be seen by the clients.
         let _failed = listener.run(stopped, accepted).await;
     });
-    Ok(Endpoint { host: HOST.to_owned(), c2s: at, c2s_tls: at, http: at })
+    Ok(Endpoint { host: HOST.to_owned(), c2s: at, c2s_tls: at, http: at, s2s: at, s2s_tls: at })
 }
 
 async fn log_in(at: &Endpoint, user: &Account, resource: &str) -> Result<Wire, Failure> {

@@ -1,5 +1,8 @@
 //! The server of a test, and a WebSocket client that writes its frames by hand.
 
+#[path = "masked.rs"]
+mod masked;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,7 @@ use waystation_web::{ClientInfo, Streams, WebModule};
 use waystation_websocket::{Settings, WebSocket};
 
 use crate::common::{PATIENCE, PEER, RIGHT, Server};
+pub(crate) use masked::masked;
 
 /// Where the tests' pages come from.
 pub(crate) const OWN_ORIGIN: &str = "http://here.test:5280";
@@ -144,26 +148,6 @@ pub(crate) enum Frame {
 pub(crate) struct Client {
     pub(crate) tcp: TcpStream,
     received: Vec<u8>,
-}
-
-/// A client's frame; `first` is its first byte.
-pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut out = vec![first];
-    match payload.len() {
-        len @ 0..=125 => out.push(0x80 | len as u8),
-        len @ 126..=0xFFFF => {
-            out.push(0x80 | 126);
-            out.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(0x80 | 127);
-            out.extend((len as u64).to_be_bytes());
-        }
-    }
-    let mask = [0xA5, 0x00, 0x5A, 0xFF];
-    out.extend(mask);
-    out.extend(payload.iter().enumerate().map(|(n, byte)| byte ^ mask[n % 4]));
-    out
 }
 
 impl Client {

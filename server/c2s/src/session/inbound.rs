@@ -10,14 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use waystation_core::read::{ReadError, Stamp};
 use waystation_core::xml::{Event, Frame, Framer, Ns};
 use waystation_core::{
-    Condition, IqType, Jid, Kind, Stanza, StanzaError, StanzaType, StreamCondition, StreamError, storable,
+    Condition, IqType, Jid, Kind, Stanza, StanzaError, StanzaType, StreamCondition, StreamError, spoof,
+    storable,
 };
 use waystation_route::intake::Item;
 use waystation_route::{AccountMail, OrderToken, Origin, Outbound, Passage, Receipt, Receipts, Routed};
 
 use super::client_state::NS_CLIENT_STATE;
 use super::keepalive::PING_ID;
-use super::{End, Link, xml_error};
+use super::{End, Link};
 
 const NS_SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
 const NS_BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
@@ -80,7 +81,7 @@ impl Link {
                 Ok(Event::Open(_)) => {
                     self.stream_error(StreamError::new(StreamCondition::NotWellFormed));
                 }
-                Err(error) => self.stream_error(xml_error(error)),
+                Err(error) => self.stream_error(error.into()),
             }
         }
         input.len() - rest.len()
@@ -120,7 +121,7 @@ impl Link {
                     self.replies.push(reply.readdressed(Some(self.bare.clone()), Some(self.jid.clone())));
                 }
             }
-            Err(ReadError::Malformed(error)) => self.stream_error(xml_error(error)),
+            Err(ReadError::Malformed(error)) => self.stream_error(error.into()),
         }
     }
 
@@ -144,7 +145,7 @@ impl Link {
                 // RFC 6120 10.3.1: without `to`, to oneself.
                 let stanza = if stanza.to().is_none() { stanza.with_to(self.bare.clone()) } else { stanza };
                 let router = &self.shared.router;
-                let clean = super::spoof::cleaned(&stanza, |domain| router.is_local(domain));
+                let clean = spoof::cleaned(&stanza, |domain| router.is_local(domain));
                 self.route(clean.unwrap_or(stanza));
             }
             Kind::Iq => self.iq(stanza),
@@ -206,7 +207,7 @@ impl Link {
         let passage = Passage { receipt, stream, behind, alone, ..Passage::default() };
         let router = &self.shared.router;
         let origin = Origin::Session(self.id);
-        let routed = router.route_with(stanza, origin, passage, &mut self.recent);
+        let routed = router.route_with(stanza, origin, passage, Some(&mut self.recent));
         if let Routed::Busy(stanza, mut passage) = routed {
             // While it waits it is not accepted.
             passage.receipt.get_or_insert_with(|| self.receipts.issue(self.received));

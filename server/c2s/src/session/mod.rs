@@ -12,7 +12,6 @@ mod keepalive;
 mod presence;
 mod proof;
 mod rate;
-mod spoof;
 pub(crate) mod stream_management;
 
 use std::collections::VecDeque;
@@ -594,10 +593,4 @@ fn queue(conn: &mut Connection, stanza: &Stanza) {
     let (head, tail) = stanza.wire();
     conn.queue(head);
     conn.queue(tail);
-}
-
-/// A stream error for what the framer refused.
-pub(crate) fn xml_error(error: waystation_core::xml::XmlError) -> StreamError {
-    let condition = StreamCondition::from_name(error.condition()).unwrap_or(StreamCondition::NotWellFormed);
-    StreamError::new(condition).with_text(error.text())
 }

@@ -22,7 +22,7 @@ use waystation_route::intake::{Item, MAX_DONE, Stored};
 use waystation_route::stream::{
     Acknowledged, Detachment, Note, acknowledged, key_text, note_queue, write_note,
 };
-use waystation_route::{AccountMail, Receipts};
+use waystation_route::{AccountMail, Asking, Receipts};
 use waystation_runtime::{after_others, wheel};
 use waystation_transport::Connection;
 
@@ -36,11 +36,6 @@ const MAX_WAIT: Duration = Duration::from_millis(50);
 const UNASKED: u64 = 100;
 /// The same in time.
 const UNASKED_AFTER: Duration = Duration::from_secs(1);
-
-/// A client that was asked and had nothing new to say is asked again after this time, unless
-/// something is sent to it before; then after twice that, and so on up to [`ASK_AGAIN_MOST`].
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-const ASK_AGAIN_MOST: Duration = Duration::from_secs(64);
 
 /// A stanza that was sent and is kept.
 pub(super) struct Kept {
@@ -68,12 +63,8 @@ pub(super) struct StreamManagement {
     confirmed: u64,
     /// Those between, in order.
     kept: VecDeque<Kept>,
-    /// The client was asked, and has not answered yet.
-    asked: bool,
-    /// So many stanzas had been sent when it was asked last.
-    asked_about: u64,
-    /// Set while its last answer said nothing new: when that came, and how long it is left alone.
-    in_vain: Option<(Instant, Duration)>,
+    /// What the client was asked.
+    asking: Asking,
     /// When this task is woken to ask again: once for many of those times, which end one by one.
     wakes: Option<Instant>,
     /// The number last said to the client.
@@ -140,34 +131,18 @@ impl StreamManagement {
 
     /// The client has answered that it has got so many stanzas more.
     fn answered(&mut self, new: u64) {
-        if new > 0 {
-            self.in_vain = None;
-        } else if !self.kept.is_empty() && std::mem::take(&mut self.asked) {
-            let wait = self.in_vain.map_or(ASK_AGAIN, |(_, wait)| (2 * wait).min(ASK_AGAIN_MOST));
-            self.in_vain = Some((Instant::now(), wait));
-        }
-        self.asked = false;
+        self.asking.answered(new, !self.kept.is_empty());
     }
 
     /// Has the task woken when the client may be asked again.
     fn wake_to_ask(&mut self, cx: &mut Context<'_>) {
-        let Some((since, wait)) = self.in_vain else { return };
-        let (now, then) = (Instant::now(), since + wait);
+        let Some(then) = self.asking.again_at() else { return };
+        let now = Instant::now();
         if then > now && self.wakes.is_none_or(|at| at <= now || at > then) {
             self.wakes = Some(then);
             // A part of a second would be cut off, and the task woken too early.
             wheel::wake_after(then - now + Duration::from_secs(1), cx.waker().clone());
         }
-    }
-
-    /// Whether the client is to be asked what it has got: there is something that it has not
-    /// acknowledged, and it may have more to say than the last time. A client that acknowledges
-    /// only what it has handled would otherwise be asked without a pause.
-    fn is_to_be_asked(&self) -> bool {
-        !self.asked
-            && !self.kept.is_empty()
-            && (self.sent > self.asked_about
-                || self.in_vain.is_none_or(|(since, wait)| since.elapsed() >= wait))
     }
 
     /// What is kept, to be handed over.
@@ -401,9 +376,8 @@ impl Link {
             self.shared.router.intake().offer(note);
             management.notes.push_back((number, stored));
         }
-        if management.is_to_be_asked() {
-            management.asked = true;
-            management.asked_about = management.sent;
+        if management.asking.is_due(management.sent, !management.kept.is_empty()) {
+            management.asking.asks(management.sent);
             conn.queue_slice(b"<r xmlns='urn:xmpp:sm:3'/>");
         }
         // What is on credit is bounded by that. Answers to the client itself and what was kept

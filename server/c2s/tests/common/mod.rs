@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,53 @@ impl AccountRegistry for Fixed {
     }
 }
 
+/// TLS with a certificate for `localhost` that is made in `folder`.
+pub(crate) fn tls(folder: &Path) -> TlsAcceptor {
+    let certificate = ensure_development_certificate(folder, "localhost").unwrap();
+    TlsAcceptor::new(TlsSettings::new(vec![certificate.files], "localhost")).unwrap().0
+}
+
+/// What clients share: TLS is required, rates are not limited, and nobody is pinged.
+pub(crate) fn shared(
+    hosts: Vec<String>,
+    tls: TlsAcceptor,
+    accounts: Accounts,
+    router: Arc<Router>,
+    arbiters: Arc<Arbiters>,
+    drain: &Drain,
+) -> C2s {
+    let failures = FailureLimits::default();
+    C2s {
+        hosts,
+        limits: Limits {
+            bytes: Rate::NONE,
+            broadcasts: Rate::NONE,
+            presence: Rate::NONE,
+            pre_auth: xml::Limits::pre_auth(),
+            authenticated: xml::Limits::authenticated(),
+            unauthenticated: PATIENCE,
+            idle_ping: Duration::ZERO,
+            ping_timeout: PATIENCE,
+            outbound_bytes: 1 << 20,
+            outbound_stanzas: 1000,
+            resume: PATIENCE,
+            failures: failures.clone(),
+        },
+        tls: Some(tls),
+        tls_required: true,
+        tls_loopback_exempt: false,
+        sasl: SaslPolicy::default(),
+        accounts,
+        failures: FailureTracker::new(&failures),
+        recipients: Recipients::new(RecipientLimit::NONE),
+        pre_auth: None,
+        stream_features: String::new(),
+        router,
+        arbiters,
+        drain: drain.signal(),
+    }
+}
+
 /// The server. Hosts: `localhost` and `other.test`; account: `romeo@localhost`, password `right`.
 pub(crate) struct Server {
     pub(crate) c2s: Arc<C2s>,
@@ -66,8 +114,6 @@ impl Server {
             .await
             .unwrap();
         accounts.create("localhost", "romeo", "right").await.unwrap();
-        let certificate = ensure_development_certificate(folder.path(), "localhost").unwrap();
-        let (tls, _) = TlsAcceptor::new(TlsSettings::new(vec![certificate.files], "localhost")).unwrap();
         let arbiters = Arc::new(Arbiters::start(1));
         let drain = Drain::default();
         let hosts = vec!["localhost".to_owned(), "other.test".to_owned()];
@@ -84,36 +130,7 @@ impl Server {
             accounts: Arc::new(Fixed(accounts.clone())),
             observers: Vec::new(),
         });
-        let failures = FailureLimits::default();
-        let mut c2s = C2s {
-            hosts,
-            limits: Limits {
-                bytes: Rate::NONE,
-                broadcasts: Rate::NONE,
-                presence: Rate::NONE,
-                pre_auth: xml::Limits::pre_auth(),
-                authenticated: xml::Limits::authenticated(),
-                unauthenticated: PATIENCE,
-                idle_ping: Duration::ZERO,
-                ping_timeout: PATIENCE,
-                outbound_bytes: 1 << 20,
-                outbound_stanzas: 1000,
-                resume: PATIENCE,
-                failures: failures.clone(),
-            },
-            tls: Some(tls),
-            tls_required: true,
-            tls_loopback_exempt: false,
-            sasl: SaslPolicy::default(),
-            accounts,
-            failures: FailureTracker::new(&failures),
-            recipients: Recipients::new(RecipientLimit::NONE),
-            pre_auth: None,
-            stream_features: String::new(),
-            router,
-            arbiters,
-            drain: drain.signal(),
-        };
+        let mut c2s = shared(hosts, tls(folder.path()), accounts, router, arbiters, &drain);
         change(&mut c2s);
         Self { c2s: Arc::new(c2s), drain, _folder: folder }
     }

@@ -358,19 +358,18 @@ impl AccountRoute {
     /// Answers a record with an error that takes its place in the log.
     fn bounce(&mut self, id: RecordId, stanza: &Stanza, error: &StanzaError) {
         let Some(reply) = stanza.error_reply(error) else { return self.done(id) };
-        let sender =
-            reply.to().filter(|to| to.local().is_some() && self.router.is_local(to.domain())).cloned();
-        let Some(sender) = sender else {
+        let Some(sender) = self.router.party_to(&reply) else {
             self.route_own(reply);
             return self.done(id);
         };
         self.routed += 1;
         let record = NewRecord {
             stanza: reply,
-            accounts: std::iter::once(self.router.concerned(&sender)).collect(),
+            concerned: std::iter::once(sender).collect(),
             mark: None,
             receipt: Some(self.receipts.issue(self.routed)),
             instead_of: Some((self.queue.clone(), id)),
+            stored: None,
         };
         self.router.intake.offer(Item::Record(Box::new(record)));
     }

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::wire::Wire;
@@ -11,6 +12,7 @@ use super::{Closing, Connection};
 use crate::error::TransportError;
 use crate::scratch::{READ_CHUNK, Scratch};
 use crate::tls::acceptor::TlsAcceptor;
+use crate::tls::session::TlsSession;
 
 /// Most bytes read and thrown away while closing, so that the peer gets to see our last words instead of a
 /// reset.
@@ -30,20 +32,30 @@ impl Connection {
         host: Option<&str>,
         leftover: &[u8],
     ) -> Result<(), TransportError> {
+        self.check_startable()?;
+        let mut tls = acceptor.start(host)?;
+        tls.feed(leftover)?;
+        self.begin(tls);
+        Ok(())
+    }
+
+    pub(super) fn check_startable(&self) -> Result<(), TransportError> {
         if self.tls.is_some() {
             return Err(TransportError::TlsActive);
         }
         if self.wire.pipe().is_some() {
             return Err(TransportError::NoSocket);
         }
-        let mut tls = acceptor.start(host)?;
-        tls.feed(leftover)?;
+        Ok(())
+    }
+
+    /// Puts the session into place; what is queued is sent before its first record.
+    pub(super) fn begin(&mut self, mut tls: TlsSession) -> &mut TlsSession {
         let mut plain = vec![0; self.queued.len()];
         self.queued.copy_front(&mut plain);
         self.queued.release();
         tls.push_wire(&plain);
-        self.tls = Some(Box::new(tls));
-        Ok(())
+        self.tls.insert(Box::new(tls))
     }
 
     /// Drives the TLS handshake. Ready when it is complete; [`Connection::tls_info`] then has its outcome.
@@ -133,16 +145,25 @@ impl Connection {
     ) -> Result<(), TransportError> {
         let deadline = Instant::now() + acceptor.handshake_deadline();
         self.start_tls(acceptor, host, leftover)?;
+        self.complete(acceptor.handshakes(), deadline, leftover.is_empty()).await
+    }
+
+    /// Sends what TLS has to send, and completes the handshake in its turn by `deadline`. The turn is waited
+    /// for at once or, with `wait_first`, when the peer's first bytes are there.
+    pub(super) async fn complete(
+        &mut self,
+        handshakes: &Semaphore,
+        deadline: Instant,
+        wait_first: bool,
+    ) -> Result<(), TransportError> {
         let handshake = async {
             poll_fn(|cx| self.poll_flush_wire(cx)).await?;
-            if leftover.is_empty()
-                && let Wire::Tcp(stream) = &self.wire
-            {
+            if wait_first && let Wire::Tcp(stream) = &self.wire {
                 // Not `readable`, which is also true when tokio has not looked yet.
                 stream.peek(&mut [0]).await?;
             }
             // The semaphore is never closed; were it, the handshake would go on without a turn.
-            let mut turn = acceptor.handshakes().acquire().await.ok();
+            let mut turn = handshakes.acquire().await.ok();
             let turn_end = sleep_until(Instant::now() + HANDSHAKE_TURN);
             tokio::pin!(turn_end);
             poll_fn(|cx| {

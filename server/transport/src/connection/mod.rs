@@ -4,6 +4,7 @@
 //! session's `wire_out`; a poll does a bounded amount of work and, unless it returns a result, has
 //! registered a waker.
 
+mod connect;
 mod lifecycle;
 mod read;
 mod wire;
@@ -168,7 +169,7 @@ impl Connection {
         self.is_tls() || self.wire.pipe().is_some_and(Pipe::is_secure)
     }
 
-    /// True if [`Connection::start_tls`] may be called: not twice, and not on an in-process connection, where
+    /// True if TLS may be started, on either side: not twice, and not on an in-process connection, where
     /// TLS is below what carries the stream or nowhere.
     pub fn can_start_tls(&self) -> bool {
         !self.is_tls() && self.wire.pipe().is_none()

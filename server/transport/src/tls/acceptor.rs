@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
 use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::Semaphore;
 
+use super::anyone::Anyone;
 use super::certificate::{CertificateError, CertificateSet, CertificateWarning, HostCertificate};
+use super::connector;
 use super::probe::Probe;
 use super::session::TlsSession;
 use crate::error::TransportError;
@@ -48,11 +50,22 @@ impl TlsSettings {
 pub struct TlsAcceptor {
     shared: Arc<Shared>,
     alpn: Arc<[Vec<u8>]>,
+    peers: Peers,
+}
+
+/// Whom an acceptor is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Peers {
+    Clients,
+    Servers,
 }
 
 struct Shared {
     settings: TlsSettings,
-    base: ServerConfig,
+    for_clients: ServerConfig,
+    for_servers: ServerConfig,
+    /// For a [`super::connector::TlsConnector`].
+    client: ClientConfig,
     certificates: ArcSwap<CertificateSet>,
     handshakes: Arc<Semaphore>,
 }
@@ -63,22 +76,31 @@ impl TlsAcceptor {
         let (certificates, warnings) = CertificateSet::load(&settings.hosts, &settings.default_host)?;
         let certificates = Arc::new(certificates);
         let fallback = certificates.for_host(None).clone();
-        let mut base =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_protocol_versions(&[&TLS13, &TLS12])?
-                .with_no_client_auth()
-                .with_cert_resolver(Arc::new(Probe::new(certificates.clone(), fallback)));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let resolver = Arc::new(Probe::new(certificates.clone(), fallback));
+        let builder = || {
+            ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13, &TLS12])
+        };
+        let mut for_clients = builder()?.with_no_client_auth().with_cert_resolver(resolver.clone());
         // Tickets hold the session with the client; nothing is stored here. One ticket is enough for clients
         // that keep one connection, and each costs a record.
-        base.session_storage = Arc::new(NoServerSessionStorage {});
-        base.send_tls13_tickets = 1;
+        for_clients.session_storage = Arc::new(NoServerSessionStorage {});
+        for_clients.send_tls13_tickets = 1;
+        let anyone = Arc::new(Anyone::new(provider.signature_verification_algorithms));
+        let mut for_servers = builder()?.with_client_cert_verifier(anyone).with_cert_resolver(resolver);
+        // No session is resumed: a server proves on every connection that it has its key.
+        for_servers.session_storage = Arc::new(NoServerSessionStorage {});
+        for_servers.send_tls13_tickets = 0;
         let shared = Shared {
             handshakes: Arc::new(Semaphore::new(settings.concurrent_handshakes.max(1))),
             certificates: ArcSwap::new(certificates),
-            base,
+            client: connector::client_config()?,
+            for_clients,
+            for_servers,
             settings,
         };
-        Ok((Self { shared: Arc::new(shared), alpn: Arc::new([]) }, warnings))
+        let shared = Arc::new(shared);
+        Ok((Self { shared, alpn: Arc::new([]), peers: Peers::Clients }, warnings))
     }
 
     /// The same acceptor for a listener whose clients may ask for one of `protocols` by ALPN (XEP-0368:
@@ -88,7 +110,16 @@ impl TlsAcceptor {
         Self {
             shared: self.shared.clone(),
             alpn: protocols.iter().map(|protocol| protocol.to_vec()).collect(),
+            peers: self.peers,
         }
+    }
+
+    /// The same acceptor for a listener that other servers connect to: it asks for a certificate and takes
+    /// any or none. Only that the peer has the certificate's key is checked; whom it proves has to be judged
+    /// from [`crate::Connection::peer_certificates`]. Sessions are not resumed.
+    #[must_use]
+    pub fn for_servers(&self) -> Self {
+        Self { shared: self.shared.clone(), alpn: self.alpn.clone(), peers: Peers::Servers }
     }
 
     /// Reads the certificate files again. New handshakes use them; sessions go on undisturbed. On an error
@@ -106,15 +137,20 @@ impl TlsAcceptor {
         let (mut config, probe) = self.config(host);
         config.key_log = probe.clone();
         let connection = UnbufferedServerConnection::new(Arc::new(config))?;
-        Ok(TlsSession::new(connection, probe))
+        Ok(TlsSession::server(connection, probe))
     }
 
     /// What a session starts with, and what chooses its certificate.
     fn config(&self, host: Option<&str>) -> (ServerConfig, Arc<Probe>) {
         let certificates = self.shared.certificates.load_full();
         let fallback = certificates.for_host(host).clone();
-        let mut config = self.shared.base.clone();
-        config.ticketer = fallback.ticketer.clone();
+        let mut config = match self.peers {
+            Peers::Clients => self.shared.for_clients.clone(),
+            Peers::Servers => self.shared.for_servers.clone(),
+        };
+        if self.peers == Peers::Clients {
+            config.ticketer = fallback.ticketer.clone();
+        }
         config.alpn_protocols = self.alpn.to_vec();
         let probe = Arc::new(Probe::new(certificates, fallback));
         config.cert_resolver = probe.clone();
@@ -124,6 +160,14 @@ impl TlsAcceptor {
     /// What a session of [`TlsAcceptor::accept_stream`] starts with: nothing is kept of its secrets.
     pub(crate) fn stream_config(&self) -> Arc<ServerConfig> {
         Arc::new(self.config(None).0)
+    }
+
+    pub(super) fn client_config(&self) -> &ClientConfig {
+        &self.shared.client
+    }
+
+    pub(super) fn certificates(&self) -> Arc<CertificateSet> {
+        self.shared.certificates.load_full()
     }
 
     pub(crate) fn handshakes(&self) -> &Arc<Semaphore> {

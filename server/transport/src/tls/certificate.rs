@@ -197,6 +197,17 @@ impl CertificateSet {
             .and_then(|name| self.by_host.get(name.as_str()))
             .unwrap_or(&self.default)
     }
+
+    /// What `host` proves itself with as a client: its certificate, or the default host's if that names it too; one
+    /// that proves another domain would not be shown to peers.
+    pub(crate) fn for_client(&self, host: &str) -> Option<Arc<CertifiedKey>> {
+        let name = ascii_host(host).ok()?;
+        if let Some(own) = self.by_host.get(name.as_str()) {
+            return Some(own.key.clone());
+        }
+        let (_, parsed) = X509Certificate::from_der(self.default.key.end_entity_cert().ok()?).ok()?;
+        names_host(&parsed, &name).then(|| self.default.key.clone())
+    }
 }
 
 /// The A-label form of a host, lower-case, fit for a file name: letters, digits, `-`, `_`, `.`, and `:` in addresses.

@@ -48,19 +48,20 @@ impl TlsInfo {
     }
 
     /// The name the client asked for by SNI (a lower-case A-label), if any. The client chose it: the
-    /// stream's `to` decides the host, never this (SECURITY T7).
+    /// stream's `to` decides the host, never this (SECURITY T7). `None` where the client was this server.
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
 
     /// Channel binding `tls-exporter`, RFC 9266. `None` on TLS 1.2 without the extended master secret, where
-    /// the type is not defined.
+    /// the type is not defined, and where the client was this server: it never binds to a channel.
     pub fn tls_exporter(&self) -> Option<&[u8; 32]> {
         self.exporter.as_ref()
     }
 
     /// Channel binding `tls-server-end-point`, RFC 5929 section 4: the hash of the certificate this server
-    /// presented. `None` when the certificate's signature algorithm has no single hash (such as Ed25519).
+    /// presented. `None` when the certificate's signature algorithm has no single hash (such as Ed25519), and
+    /// where this server was the client.
     pub fn tls_server_end_point(&self) -> Option<&[u8]> {
         self.server_end_point.as_deref()
     }

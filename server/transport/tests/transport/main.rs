@@ -5,8 +5,11 @@
 mod attacks;
 mod certificates;
 mod common;
+mod connecting;
 mod handshake;
 mod listening;
+mod openssl;
 mod piped;
 mod records;
+mod servers;
 mod transfer;

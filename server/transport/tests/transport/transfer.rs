@@ -14,17 +14,17 @@ use waystation_transport::{Connection, Flow, ReadOutcome};
 use crate::common::*;
 
 /// Bytes that tell where they belong.
-fn pattern(len: usize) -> Vec<u8> {
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
 }
 
 /// Makes the socket take little at once. The receiving side is left alone: tiny windows would make TCP wait for delayed acknowledgements.
-fn small_send_buffer(stream: &TcpStream) {
+pub(crate) fn small_send_buffer(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_send_buffer_size(4096).unwrap();
 }
 
 /// Sends everything queued and reads until `expected` bytes arrived, both at once, as a session does.
-async fn exchange(server: &mut Connection, expected: usize) -> Vec<u8> {
+pub(crate) async fn exchange(server: &mut Connection, expected: usize) -> Vec<u8> {
     let mut got = Vec::new();
     poll_fn(|cx| {
         let flushed = server.poll_flush(cx).map(Result::unwrap).is_ready();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use waystation_transport::AddressLimits;
 
@@ -123,6 +123,16 @@ async fn an_upgraded_connection_has_no_deadline() {
     }
 }
 
+/// A client that goes on sending is disconnected, with an error if with any answer.
+async fn refused(read: &mut (impl AsyncRead + Unpin), sending: impl Future<Output = ()>) {
+    let began = Instant::now();
+    tokio::select! {
+        response = until_closed(read) => assert!(status(&response) != 200, "{response}"),
+        () = sending => {}
+    }
+    assert!(began.elapsed() < FAR);
+}
+
 #[actix_rt::test]
 async fn m7_a_body_of_one_byte_a_second_is_cut_off() {
     let server = hasty(|deadlines, short| {
@@ -138,12 +148,7 @@ async fn m7_a_body_of_one_byte_a_second_is_cut_off() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let began = Instant::now();
-    tokio::select! {
-        response = until_closed(&mut read) => assert!(status(&response) != 200, "{response}"),
-        () = trickle => {}
-    }
-    assert!(began.elapsed() < FAR);
+    refused(&mut read, trickle).await;
 }
 
 #[actix_rt::test]
@@ -165,12 +170,7 @@ async fn m7_a_body_in_chunks_without_end_is_cut_off() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let began = Instant::now();
-    tokio::select! {
-        response = until_closed(&mut read) => assert!(status(&response) != 200, "{response}"),
-        () = trickle => {}
-    }
-    assert!(began.elapsed() < FAR);
+    refused(&mut read, trickle).await;
 }
 
 #[actix_rt::test]

@@ -1,18 +1,19 @@
 //! Payloads that only a server may vouch for (SECURITY F6).
 //!
-//! What must hold: no message leaves a session with a `<stanza-id/>` (XEP-0359) by the sender's
+//! What must hold: no message that came from elsewhere is handed on with a `<stanza-id/>` (XEP-0359) by the sender's
 //! or the recipient's account or by a host of this server, nor with a `<delay/>` (XEP-0203)
 //! from a host of this server; those of others pass untouched.
 
-use waystation_core::stanza::NS_CLIENT;
-use waystation_core::xml::Element;
-use waystation_core::{Jid, Sign, Stanza};
+use waystation_xml::Element;
+
+use crate::stanza::NS_CLIENT;
+use crate::{Jid, Sign, Stanza};
 
 const NS_STANZA_ID: &str = "urn:xmpp:sid:0";
 const NS_DELAY: &str = "urn:xmpp:delay";
 
 /// The message without what its sender may not claim; `None` when there is nothing to remove.
-pub(super) fn cleaned(message: &Stanza, is_local: impl Fn(&str) -> bool) -> Option<Stanza> {
+pub fn cleaned(message: &Stanza, is_local: impl Fn(&str) -> bool) -> Option<Stanza> {
     // Most messages cannot hold one, and are not parsed.
     if !message.may_hold(&[Sign::Claims]) {
         return None;
