@@ -25,8 +25,8 @@ pub(crate) use dispatch::Dispatcher;
 pub(crate) use folder::{Folder, storage_options};
 pub(crate) use password::Password;
 pub(crate) use protocol::{
-    AdminError, ArbiterTimers, Condition, ErrorKind, MAX_ADD, MAX_PAGE, NewUser, Request, Response,
-    SessionRow, Status, UserDetails,
+    AdminError, ArbiterTimers, Condition, DomainRow, ErrorKind, MAX_ADD, MAX_PAGE, NewUser, Request,
+    Response, SessionRow, Status, StreamRow, UserDetails,
 };
 pub(crate) use server::serve;
 pub(crate) use socket::AdminSocket;
@@ -72,6 +72,15 @@ pub(crate) trait AdminBackend: Send + Sync + 'static {
 
     /// Closes the session of a full JID, or all sessions of a bare one; tells how many.
     fn kick(&self, target: Jid, error: StreamError) -> BoxFuture<'_, Result<usize, AdminError>>;
+
+    /// Pairs of domains that something waits for or that have a stream; of one remote domain, or of all.
+    fn list_domains(&self, remote: Option<Jid>) -> BoxFuture<'_, Result<Vec<DomainRow>, AdminError>>;
+
+    /// Tries to reach a domain now; tells from how many of the domains served here.
+    fn retry_domain(&self, remote: Jid) -> BoxFuture<'_, Result<usize, AdminError>>;
+
+    /// Sends what waits for a domain back to its senders; tells how many stanzas.
+    fn flush_domain(&self, remote: Jid) -> BoxFuture<'_, Result<u64, AdminError>>;
 
     /// Reads certificates again; tells what is worth knowing about them.
     fn reload_certificates(&self) -> BoxFuture<'_, Result<Vec<String>, AdminError>>;

@@ -8,6 +8,7 @@ mod accounts;
 mod arguments;
 mod config;
 mod crashtest;
+mod federation;
 mod offline;
 mod output;
 mod password;
@@ -93,6 +94,7 @@ fn dispatch(command: Command, settings: Settings) -> Result<Outcome, CliError> {
             let result = match command {
                 AdminCommand::User(command) => accounts::run(command, &mut access),
                 AdminCommand::Session(command) => sessions::run(command, &mut access),
+                AdminCommand::Federation(command) => federation::run(command, &mut access),
                 AdminCommand::Status(command) => sessions::status(&command, &mut access),
                 AdminCommand::Reload(_) => sessions::reload(&mut access),
             };

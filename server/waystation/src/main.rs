@@ -3,6 +3,7 @@
 mod admin;
 mod cli;
 mod crashtest;
+mod federation;
 mod limits;
 mod logging;
 mod memory;

@@ -6,7 +6,6 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use waystation_core::module::{Module, Registration};
 use waystation_core::storage::Storage;
 use waystation_core::{StreamCondition, StreamError};
 use waystation_disco::Disco;
+use waystation_federation::Federation;
 use waystation_info::{Info, Software};
 use waystation_registration::InBandRegistration;
 use waystation_roster::{RosterConfig, RosterModule};
@@ -33,6 +33,7 @@ use waystation_transport::{
 };
 
 use crate::admin::{self, AdminSocket, Backend, Dispatcher, storage_options};
+use crate::federation::{FederationListeners, domain_config};
 use crate::limits::{c2s_limits, failure_limits, recipient_limit};
 use crate::queue::Committing;
 use crate::registry::{Handle, Registry};
@@ -44,7 +45,6 @@ use crate::web::{WebListeners, chat_page, networks};
 /// When it cannot start, with what to do about it.
 pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
-    refuse_unknown_listeners(config)?;
     let data_dir = DataDir::lock(&config.data_dir)?;
     let tls = tls(config, data_dir.path())?;
     let arbiters = Arc::new(Arbiters::start(threads(config)));
@@ -102,6 +102,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
             detached_sessions: limits.detached_sessions as usize,
             detached_stanzas: limits.outbound_stanzas as usize,
             detached_bytes: limits.outbound_bytes.bytes(),
+            domains: domain_config(config),
             ..RouterConfig::default()
         },
         arbiters: arbiters.clone(),
@@ -164,11 +165,17 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let admission = admission(config);
     let web = WebListeners::bind(config, &admission)?;
     let web_listening = web.addresses();
+    let federation = FederationListeners::bind(config, &router, &tls, &drain)?;
+    let servers_listening = federation.as_ref().map(FederationListeners::addresses).unwrap_or_default();
     let listening = listen(config, &c2s, &admission, &drain)?;
     if listening.is_empty() && web_listening.is_empty() {
         return Err("listen.c2s, c2s_tls, http and https are all empty: no client could connect".into());
     }
     web.serve(config, &c2s, &storage, &tls, &arbiters, &drain);
+    let federation = federation.map(|federation| federation.serve(&arbiters, &drain));
+    if federation.is_some() {
+        start_domains(&router);
+    }
     let socket = AdminSocket::bind(data_dir.path())?;
     let mut stop = drain.signal();
     let admin = actix_rt::spawn(admin::serve(socket, Dispatcher::new(Arc::new(backend)), async move {
@@ -183,6 +190,9 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     for (address, encrypted) in &web_listening {
         tracing::info!(%address, encrypted, "listening for HTTP");
     }
+    for address in &servers_listening {
+        tracing::info!(%address, "listening for other servers");
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), storage = storage.name(), "ready");
     greet(config, &listening, chat_page(config, &web_listening));
 
@@ -195,7 +205,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     if let Some(stop_gathering) = stop_gathering {
         stop_gathering();
     }
-    stop_sessions(&router, &drain, config).await;
+    stop_sessions(&router, federation, &drain, config).await;
     // The socket's task ends with the drain; a failure of it was logged when it happened.
     let _ = admin.await;
     intake.settle().await;
@@ -268,19 +278,6 @@ fn threads(config: &Config) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n as usize,
     }
-}
-
-/// Keys of listeners that this version does not have must not be ignored in silence.
-fn refuse_unknown_listeners(config: &Config) -> Result<(), Box<dyn Error>> {
-    for (key, addresses) in [("listen.s2s", &config.listen.s2s), ("listen.s2s_tls", &config.listen.s2s_tls)] {
-        if !addresses.is_empty() {
-            return Err(format!(
-                "{key}: this version of Waystation has no such listener; remove the addresses"
-            )
-            .into());
-        }
-    }
-    Ok(())
 }
 
 /// Certificates as configured; hosts without one get a development certificate.
@@ -378,18 +375,16 @@ fn listen(
         listeners.push((listener, direct_tls));
     }
     let addresses = listeners.iter().map(|(listener, _)| listener.local_addr()).collect();
-    let next = Arc::new(AtomicUsize::new(0));
     for (listener, direct_tls) in listeners {
-        let (c2s, next) = (c2s.clone(), next.clone());
+        let c2s = c2s.clone();
         let mut stop: DrainSignal = drain.signal();
         actix_rt::spawn(async move {
             let stopped = async move { stop.started().await };
             let address = listener.local_addr();
             let accepted = |connection| {
                 let shared = c2s.clone();
-                // In turn: an account's arbiter is known only once the client has logged in.
-                let place = next.fetch_add(1, Ordering::Relaxed);
-                c2s.arbiters.run_on(place, move || waystation_c2s::accept(shared, connection, direct_tls));
+                // An account's arbiter is known only once the client has logged in.
+                c2s.arbiters.run_in_turn(move || waystation_c2s::accept(shared, connection, direct_tls));
             };
             if let Err(error) = listener.run(stopped, accepted).await {
                 tracing::error!(%address, %error, "the listener failed");
@@ -458,12 +453,28 @@ impl Signals {
     }
 }
 
+/// What waits for other domains since the last run is tried.
+fn start_domains(router: &Arc<Router>) {
+    let router = router.clone();
+    actix_rt::spawn(async move {
+        if let Err(error) = router.start_domains().await {
+            tracing::error!(%error, "what waits for other domains cannot be listed: it waits for the next start");
+        }
+    });
+}
+
 /// Closes all sessions and waits for them, and for routes that still store something.
-async fn stop_sessions(router: &Arc<Router>, drain: &Drain, config: &Config) {
+async fn stop_sessions(
+    router: &Arc<Router>,
+    federation: Option<Arc<Federation>>,
+    drain: &Drain,
+    config: &Config,
+) {
     let error = StreamError::new(StreamCondition::SystemShutdown);
     let limit = config.shutdown.drain;
     let deadline = Instant::now() + limit;
     router.close_all(&error);
+    drop(federation);
     let left = drain.drain(limit).await;
     if left > 0 {
         tracing::warn!(connections = left, "connections did not end in time");
@@ -492,6 +503,7 @@ mod tests {
         let built_in = waystation_c2s::SPECS
             .iter()
             .chain(waystation_route::SPECS)
+            .chain(waystation_federation::SPECS)
             .chain(waystation_web::SPECS)
             .chain(&waystation_bosh::SPECS)
             .chain(waystation_websocket::SPECS)

@@ -25,7 +25,7 @@ impl Server {
         let place = Place::new();
         let config = format!(
             "storage.engine = \"{storage}\"\nsasl.iterations = 4096\n\
-             [listen]\nc2s = [\"127.0.0.1:0\"]\nc2s_tls = []\nhttp = []\nhttps = []\n"
+             [listen]\nc2s = [\"127.0.0.1:0\"]\nc2s_tls = []\ns2s = []\ns2s_tls = []\nhttp = []\nhttps = []\n"
         );
         place.write("w.toml", &config);
         let log = std::fs::File::create(place.file("log")).unwrap();

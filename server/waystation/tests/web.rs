@@ -32,8 +32,7 @@ impl Drop for Server {
 impl Server {
     fn start(web: &str) -> Self {
         let place = Place::new();
-        let listen =
-            "c2s = [\"127.0.0.1:0\"]\nc2s_tls = []\nhttp = [\"127.0.0.1:0\"]\nhttps = [\"127.0.0.1:0\"]\n";
+        let listen = "c2s = [\"127.0.0.1:0\"]\nc2s_tls = []\ns2s = []\ns2s_tls = []\nhttp = [\"127.0.0.1:0\"]\nhttps = [\"127.0.0.1:0\"]\n";
         place.write("w.toml", &format!("storage.engine = \"memory\"\n[listen]\n{listen}[web]\n{web}\n"));
         let log = std::fs::File::create(place.file("log")).unwrap();
         let child = place.command(&["--config", "w.toml"]).stdin(Stdio::null()).stderr(log).spawn().unwrap();

@@ -2,7 +2,7 @@
 //! put together around a data folder for administration alone.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{self, StreamExt};
 use waystation_auth::{AccountError, Accounts};
@@ -11,15 +11,17 @@ use waystation_core::module::{AccountRegistry, RegistryError};
 use waystation_core::queue::QueueBackend;
 use waystation_core::storage::{BoxFuture, Storage};
 use waystation_core::{Jid, StreamCondition, StreamError};
+use waystation_route::domain::DomainInfo;
 use waystation_route::intake::account_queue;
 use waystation_route::mail::CloseWhich;
+use waystation_route::remote::Authenticated;
 use waystation_route::{Router, SessionInfo};
 use waystation_runtime::{Arbiters, lateness};
 use waystation_transport::TlsAcceptor;
 
 use super::{
-    AdminBackend, AdminError, ArbiterTimers, ErrorKind, NewAccount, Password, SessionRow, Status,
-    UserDetails, process,
+    AdminBackend, AdminError, ArbiterTimers, DomainRow, ErrorKind, NewAccount, Password, SessionRow, Status,
+    StreamRow, UserDetails, process,
 };
 
 /// Accounts that are made at once: enough to share a commit among several.
@@ -105,9 +107,40 @@ fn row(session: &SessionInfo) -> SessionRow {
         jid: session.jid.to_string(),
         address: session.peer.to_string(),
         security: session.security.to_owned(),
-        // A clock before 1970 is no reason to fail.
-        since: session.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        since: seconds(session.since),
         priority: session.priority,
+    }
+}
+
+/// Seconds since 1970. A clock before that is no reason to fail.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn domain_row(domain: &DomainInfo) -> DomainRow {
+    DomainRow {
+        local: domain.pair.local.to_string(),
+        remote: domain.pair.remote.to_string(),
+        state: domain.state.as_str().to_owned(),
+        waiting: domain.depth,
+        bytes: domain.bytes,
+        oldest: domain.oldest.map(seconds),
+        last_error: domain.last_error.clone(),
+        next_try: domain.next_try.map(seconds),
+        handed: domain.handed,
+        bounced: domain.bounced,
+        stream: domain.stream.as_ref().map(|stream| StreamRow {
+            peer: stream.peer.to_string(),
+            security: stream.security.to_owned(),
+            proven_by: match stream.authenticated {
+                Authenticated::Certificate => "certificate".to_owned(),
+                Authenticated::Dialback => "dialback".to_owned(),
+            },
+            certificate: stream.certificate.clone(),
+            acknowledges: stream.acknowledges,
+            bidirectional: stream.bidirectional,
+            since: seconds(stream.since),
+        }),
     }
 }
 
@@ -227,6 +260,24 @@ impl AdminBackend for Backend {
             self.router.close_sessions(&account, which, error);
             Ok(count)
         })
+    }
+
+    fn list_domains(&self, remote: Option<Jid>) -> BoxFuture<'_, Result<Vec<DomainRow>, AdminError>> {
+        Box::pin(async move {
+            let domains = match remote {
+                Some(remote) => self.router.domain_info(remote.domain()).await,
+                None => self.router.domains().await,
+            };
+            Ok(domains.iter().map(domain_row).collect())
+        })
+    }
+
+    fn retry_domain(&self, remote: Jid) -> BoxFuture<'_, Result<usize, AdminError>> {
+        Box::pin(async move { Ok(self.router.retry_domain(remote.domain())) })
+    }
+
+    fn flush_domain(&self, remote: Jid) -> BoxFuture<'_, Result<u64, AdminError>> {
+        Box::pin(async move { Ok(self.router.flush_domain(remote.domain()).await) })
     }
 
     fn reload_certificates(&self) -> BoxFuture<'_, Result<Vec<String>, AdminError>> {

@@ -79,6 +79,31 @@ impl Dispatcher {
                 let sessions = backend.kick(self.local(&jid)?, error).await?;
                 Ok(Response::Kicked { sessions })
             }
+            Request::ListDomains {} => {
+                let mut domains = backend.list_domains(None).await?;
+                domains.truncate(MAX_PAGE);
+                Ok(Response::Domains { domains })
+            }
+            Request::ShowDomain { domain } => {
+                let remote = self.remote(&domain)?;
+                let mut domains = backend.list_domains(Some(remote.clone())).await?;
+                if domains.is_empty() {
+                    return Err(nothing_with(&remote));
+                }
+                domains.truncate(MAX_PAGE);
+                Ok(Response::Domains { domains })
+            }
+            Request::RetryDomain { domain } => {
+                let remote = self.remote(&domain)?;
+                match backend.retry_domain(remote.clone()).await? {
+                    0 => Err(nothing_with(&remote)),
+                    pairs => Ok(Response::Retried { pairs }),
+                }
+            }
+            Request::FlushDomain { domain } => {
+                let stanzas = backend.flush_domain(self.remote(&domain)?).await?;
+                Ok(Response::Flushed { stanzas })
+            }
         }
     }
 
@@ -156,6 +181,19 @@ impl Dispatcher {
         Ok(jid)
     }
 
+    /// A domain that is not served here.
+    fn remote(&self, text: &str) -> Result<Jid, AdminError> {
+        let bad = |message: String| AdminError::new(ErrorKind::BadRequest, message);
+        let jid = Jid::parse(text).map_err(|error| bad(format!("\"{text}\" is no domain: {error}")))?;
+        if jid.local().is_some() || !jid.is_bare() {
+            return Err(bad(format!("\"{text}\" is no domain; this one is \"{}\"", jid.domain())));
+        }
+        if self.backend.hosts().iter().any(|host| host == jid.domain()) {
+            return Err(bad(format!("\"{text}\" is served here")));
+        }
+        Ok(jid)
+    }
+
     fn host(&self, text: &str) -> Result<Jid, AdminError> {
         let hosts = self.backend.hosts();
         Jid::parse(text).ok().filter(|jid| hosts.iter().any(|host| host == jid.as_str())).ok_or_else(|| {
@@ -164,6 +202,15 @@ impl Dispatcher {
             AdminError::new(ErrorKind::BadRequest, message)
         })
     }
+}
+
+fn nothing_with(remote: &Jid) -> AdminError {
+    AdminError::new(
+        ErrorKind::NotFound,
+        format!(
+            "nothing waits for {remote}, and there is no stream to it; `waystation federation list` shows all"
+        ),
+    )
 }
 
 fn page(limit: usize) -> Result<usize, AdminError> {

@@ -60,6 +60,14 @@ pub(crate) enum Request {
     ListSessions { jid: Option<String>, after: Option<String>, limit: usize },
     /// Close the session of a full JID, or all of a bare one.
     Kick { jid: String, condition: Condition, text: Option<String> },
+    /// All pairs of domains with something that waits or with a stream.
+    ListDomains {},
+    /// The pairs of one remote domain.
+    ShowDomain { domain: String },
+    /// Try to reach a domain now.
+    RetryDomain { domain: String },
+    /// Send back what waits for a domain.
+    FlushDomain { domain: String },
 }
 
 /// What is answered.
@@ -78,6 +86,12 @@ pub(crate) enum Response {
     Sessions { sessions: Vec<SessionRow>, more: bool },
     /// So many sessions were closed.
     Kicked { sessions: usize },
+    /// Pairs of domains, by remote domain; at most [`MAX_PAGE`].
+    Domains { domains: Vec<DomainRow> },
+    /// So many pairs are being tried.
+    Retried { pairs: usize },
+    /// So many stanzas go back.
+    Flushed { stanzas: u64 },
     /// The certificates were read again, with what is worth knowing about them.
     Reloaded { warnings: Vec<String> },
     /// How the server is.
@@ -110,6 +124,52 @@ pub(crate) struct SessionRow {
     pub(crate) since: u64,
     /// Its priority, when it is available.
     pub(crate) priority: Option<i8>,
+}
+
+/// A local and a remote domain as administrators see them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DomainRow {
+    /// The domain served here.
+    pub(crate) local: String,
+    /// The other one.
+    pub(crate) remote: String,
+    /// `idle`, `connecting`, `sending`, `backoff` (until the next try) or `bouncing`.
+    pub(crate) state: String,
+    /// Stanzas in the queue.
+    pub(crate) waiting: u64,
+    /// Bytes of them.
+    pub(crate) bytes: u64,
+    /// When the oldest of them was stored, in seconds since 1970.
+    pub(crate) oldest: Option<u64>,
+    /// Why the last stream ended or could not be opened.
+    pub(crate) last_error: Option<String>,
+    /// When the domain is tried again, in seconds since 1970.
+    pub(crate) next_try: Option<u64>,
+    /// Stanzas that the remote server has taken, since the route began.
+    pub(crate) handed: u64,
+    /// Stanzas that went back to their senders, since the route began.
+    pub(crate) bounced: u64,
+    /// The stream, if there is one.
+    pub(crate) stream: Option<StreamRow>,
+}
+
+/// A stream to another server as administrators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StreamRow {
+    /// The peer's address.
+    pub(crate) peer: String,
+    /// The version of TLS, or `none`.
+    pub(crate) security: String,
+    /// `certificate` or `dialback`.
+    pub(crate) proven_by: String,
+    /// Names and end of the peer's certificate.
+    pub(crate) certificate: Option<String>,
+    /// The peer acknowledges what it has taken (XEP-0198).
+    pub(crate) acknowledges: bool,
+    /// Stanzas come back on it (XEP-0288).
+    pub(crate) bidirectional: bool,
+    /// When it became ready, in seconds since 1970.
+    pub(crate) since: u64,
 }
 
 /// How a server is.

@@ -37,6 +37,22 @@ fn session(resource: usize) -> SessionRow {
     }
 }
 
+fn domain(remote: &str) -> DomainRow {
+    DomainRow {
+        local: "localhost".into(),
+        remote: remote.into(),
+        state: "backoff".into(),
+        waiting: 3,
+        bytes: 900,
+        oldest: Some(1_700_000_000),
+        last_error: Some("no answer".into()),
+        next_try: Some(1_700_000_100),
+        handed: 5,
+        bounced: 1,
+        stream: None,
+    }
+}
+
 impl AdminBackend for Memory {
     fn hosts(&self) -> Vec<String> {
         vec!["localhost".into(), "b.example".into()]
@@ -113,6 +129,23 @@ impl AdminBackend for Memory {
     fn kick(&self, target: Jid, error: StreamError) -> BoxFuture<'_, Result<usize, AdminError>> {
         self.kicked.lock().unwrap().push((target, error));
         Box::pin(async { Ok(1) })
+    }
+
+    fn list_domains(&self, remote: Option<Jid>) -> BoxFuture<'_, Result<Vec<DomainRow>, AdminError>> {
+        let rows = match remote {
+            Some(remote) if remote.as_str() != "far.example" => Vec::new(),
+            Some(_) => vec![domain("far.example")],
+            None => vec![domain("far.example"), domain("near.example")],
+        };
+        Box::pin(async { Ok(rows) })
+    }
+
+    fn retry_domain(&self, remote: Jid) -> BoxFuture<'_, Result<usize, AdminError>> {
+        Box::pin(async move { Ok(usize::from(remote.as_str() == "far.example")) })
+    }
+
+    fn flush_domain(&self, _: Jid) -> BoxFuture<'_, Result<u64, AdminError>> {
+        Box::pin(async { Ok(7) })
     }
 
     fn reload_certificates(&self) -> BoxFuture<'_, Result<Vec<String>, AdminError>> {
@@ -275,6 +308,31 @@ fn only_accounts_of_this_server_are_asked_for() {
         let error = refused(&mut client, &Request::ShowUser { jid: jid.into() });
         assert_eq!((error.kind, error.message.as_str()), (ErrorKind::BadRequest, message));
     }
+}
+
+#[test]
+fn only_domains_of_other_servers_are_asked_for() {
+    let server = Fixture::new();
+    let mut client = server.client();
+    let ask = |domain: &str| Request::ShowDomain { domain: domain.to_owned() };
+    for (text, message) in [
+        ("localhost", "\"localhost\" is served here"),
+        ("ann@far.example", "\"ann@far.example\" is no domain; this one is \"far.example\""),
+        ("", "\"\" is no domain: a part of the address is empty"),
+    ] {
+        let error = refused(&mut client, &ask(text));
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::BadRequest, message));
+    }
+    let Response::Domains { domains } = client.ask(&Request::ListDomains {}).unwrap() else { panic!() };
+    assert_eq!(domains.len(), 2);
+    let Response::Domains { domains } = client.ask(&ask("Far.Example")).unwrap() else { panic!() };
+    assert_eq!(domains, [domain("far.example")]);
+    assert_eq!(refused(&mut client, &ask("near.example")).kind, ErrorKind::NotFound);
+    let retry = |domain: &str| Request::RetryDomain { domain: domain.to_owned() };
+    assert_eq!(client.ask(&retry("far.example")).unwrap(), Response::Retried { pairs: 1 });
+    assert_eq!(refused(&mut client, &retry("near.example")).kind, ErrorKind::NotFound);
+    let flush = Request::FlushDomain { domain: "near.example".to_owned() };
+    assert_eq!(client.ask(&flush).unwrap(), Response::Flushed { stanzas: 7 });
 }
 
 /// Walks through all pages.

@@ -144,9 +144,14 @@ fn refused(error: &AdminError) -> CliError {
 /// True for what only means something to a running server.
 fn needs_server(request: &Request) -> bool {
     match request {
-        Request::Status { .. } | Request::Reload {} | Request::ListSessions { .. } | Request::Kick { .. } => {
-            true
-        }
+        Request::Status { .. }
+        | Request::Reload {}
+        | Request::ListSessions { .. }
+        | Request::Kick { .. }
+        | Request::ListDomains {}
+        | Request::ShowDomain { .. }
+        | Request::RetryDomain { .. }
+        | Request::FlushDomain { .. } => true,
         Request::AddUsers { .. }
         | Request::SetPassword { .. }
         | Request::RemoveUser { .. }

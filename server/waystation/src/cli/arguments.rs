@@ -15,6 +15,7 @@ Examples:
   waystation --set 'listen.c2s=[\"0.0.0.0:5222\"]'  override a key; VALUE is TOML
   waystation config check --config my.toml       say what is wrong with a file
   waystation session list                        who is connected
+  waystation federation list                     what waits for other domains
   waystation crashtest                           see for yourself that nothing is lost
 
 The queue and archive commands need the data folder for themselves: stop the server first.
@@ -115,6 +116,9 @@ pub(super) enum AdminCommand {
     /// Shows and closes the sessions of a running server
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Shows what waits for other domains and the streams to them, of a running server
+    #[command(subcommand)]
+    Federation(FederationCommand),
     /// Says how a running server is
     #[command(after_help = "\
 The timers of a thread are late when something keeps it: then every session on it waits as long.
@@ -139,6 +143,11 @@ impl AdminCommand {
             Self::User(UserCommand::Show(command)) => &command.settings,
             Self::Session(SessionCommand::List(command)) => &command.settings,
             Self::Session(SessionCommand::Kick(command)) => &command.settings,
+            Self::Federation(FederationCommand::List(command)) => &command.settings,
+            Self::Federation(FederationCommand::Show(command)) => &command.settings,
+            Self::Federation(FederationCommand::Retry(command) | FederationCommand::Flush(command)) => {
+                &command.settings
+            }
             Self::Status(command) => &command.settings,
             Self::Reload(settings) => settings,
         }
@@ -265,6 +274,50 @@ pub(super) struct Kick {
     /// A text for whoever reads the error
     #[arg(long)]
     pub(super) text: Option<String>,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FederationCommand {
+    /// Lists the domains that something waits for or that there is a stream to
+    List(ListDomains),
+    /// Shows all that is known of a domain: state, queue, last error, certificate, next try
+    Show(ShowDomain),
+    /// Tries to reach a domain now, instead of at its next turn
+    Retry(OneDomain),
+    /// Sends everything that waits for a domain back to its senders, as errors
+    #[command(after_help = "\
+Examples:
+  waystation federation list
+  waystation federation flush gone.example")]
+    Flush(OneDomain),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListDomains {
+    /// Writes JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowDomain {
+    /// The domain, such as example.org
+    pub(super) domain: String,
+    /// Writes JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneDomain {
+    /// The domain, such as example.org
+    pub(super) domain: String,
     #[command(flatten)]
     pub(super) settings: Settings,
 }

@@ -140,6 +140,8 @@ impl<'f> Server<'f> {
             format!("listen.c2s=[\"{}\"]", self.address),
             "listen.c2s_tls=[]".to_owned(),
             "listen.http=[]".to_owned(),
+            "listen.s2s=[]".to_owned(),
+            "listen.s2s_tls=[]".to_owned(),
             "listen.https=[]".to_owned(),
             format!("durability=\"{durability}\""),
             // Nothing leaves this machine.
