@@ -32,7 +32,7 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct Run {
-    /// w1 (chat ring) or w6 (rosters).
+    /// w1 (chat ring), w4 (the same over two servers) or w6 (rosters).
     #[arg(long, default_value = "w1", value_parser = parse_workload)]
     workload: Workload,
     /// none, kill9, stop, reset or disk-full.

@@ -92,6 +92,17 @@ async fn w1_kill9_without_an_archive_on_one_thread() {
 }
 
 #[tokio::test]
+async fn w4_none() {
+    passes(options(Workload::Federation, Nemesis::None, CYCLES, server_config(None))).await;
+}
+
+/// Either of two servers is killed at random.
+#[tokio::test]
+async fn w4_kill9_20() {
+    passes(Options::new(Workload::Federation, Nemesis::Kill, 20, 1, server_config(None))).await;
+}
+
+#[tokio::test]
 async fn w6_kill9() {
     passes(options(Workload::Roster, Nemesis::Kill, CYCLES, server_config(None))).await;
 }
@@ -117,6 +128,21 @@ async fn w1_disk_full() {
 async fn w1_none_on_prosody() {
     let Some(server) = prosody(&["smacks", "mam", "carbons"]) else { return };
     passes(Options { gentle: true, ..options(Workload::Chat, Nemesis::None, CYCLES, server) }).await;
+}
+
+/// Two Prosodys lose nothing. What waited for the first stream between them comes after what was sent when
+/// it was there, against the order of its sender: nothing else may be found.
+#[tokio::test]
+async fn w4_none_on_prosody() {
+    let Some(server) = prosody(&["smacks", "mam", "carbons"]) else { return };
+    let options = options(Workload::Federation, Nemesis::None, CYCLES, server);
+    let outcome = outcome(Options { gentle: true, ..options }).await.unwrap();
+    let other = outcome.report.witnesses.iter().find(|w| w.check != Check::C4);
+    assert!(other.is_none(), "{other:?}\n{}", outcome.report);
+    // The neighbours of a client are on the other server.
+    let crossed = |ev: &Ev| matches!(ev, Ev::Recv { from, .. } if from.starts_with("user0@one.test/"));
+    let came = outcome.history.clients["user1"].iter().filter(|event| crossed(&event.ev)).count();
+    assert!(came > 20, "only {came} messages of user0 came to user1\n{}", outcome.report);
 }
 
 /// Prosody 0.12 feeds a resumed stream to the parser of the broken one: half a stanza left there

@@ -6,10 +6,13 @@
 
 pub mod bosh;
 pub mod client;
+pub mod dns;
 pub mod error;
 pub mod exchange;
+pub mod federation;
 pub mod http;
 pub mod link;
+pub mod network;
 pub mod pace;
 pub mod pattern;
 pub mod process;
@@ -29,9 +32,12 @@ mod peers;
 
 pub use bosh::Bosh;
 pub use client::{Client, Login, Security};
+pub use dns::DnsServer;
 pub use error::{Error, Result};
 pub use exchange::Exchange;
+pub use federation::{Authority, Federation, Proof};
 pub use link::{Link, Transport};
+pub use network::{Mode, Network, Way};
 pub use sasl::Mechanism;
 pub use server::{Account, Config, Endpoint, Kind, Server};
 pub use stream::RawClient;

@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::error::{Error, Result};
+use crate::federation::{Federation, Files, Proof, rooms};
 use crate::sasl::{Hash, Keys};
 use crate::server::{Account, Config, Endpoint, Program, make_dir, write};
 
@@ -26,10 +27,14 @@ pub(crate) fn prepare_prosody(
     accounts: &[Account],
 ) -> Result<Program> {
     make_dir(&folder.join("certs"))?;
-    let (certificate, key) = certificate(&config.hosts, folder)?;
+    let Files { certificate, key, .. } = Files::write(&config.hosts, config.federation.as_ref(), folder)?;
     let data = folder.join("data");
     let web: &[&str] = if config.web { &["bosh", "websocket"] } else { &[] };
     let modules = config.modules.iter().map(String::as_str).chain(web.iter().copied());
+    let (federated, authorities) = match &config.federation {
+        Some(federation) => (prosody_federated(federation, at, folder)?, cafile(folder)),
+        None => ("modules_disabled = { \"s2s\" }\n".to_owned(), String::new()),
+    };
     let mut text = format!(
         r#"run_as_root = true
 data_path = {data:?}
@@ -37,20 +42,20 @@ pidfile = {pid:?}
 interfaces = {{ "127.0.0.1" }}
 c2s_ports = {{ {c2s} }}
 c2s_direct_tls_ports = {{ {tls} }}
-modules_enabled = {{ "roster", "saslauth", "tls", "disco", "ping", "version", "time", "lastactivity", "uptime"{modules} }}
-modules_disabled = {{ "s2s" }}
-c2s_require_encryption = {required}
+modules_enabled = {{ "roster", "saslauth", "tls", "disco", "ping", "version", "time", "lastactivity", "uptime"{modules}{others} }}
+{federated}c2s_require_encryption = {required}
 allow_unencrypted_plain_auth = true
 authentication = "internal_hashed"
 password_hash = "{hash}"
 storage = "internal"
 {archives}{web}log = {{ warn = "*console" }}
-ssl = {{ certificate = {certificate:?}, key = {key:?} }}
+ssl = {{ certificate = {certificate:?}, key = {key:?}{authorities} }}
 "#,
         pid = folder.join("prosody.pid"),
         c2s = at.c2s.port(),
         tls = at.c2s_tls.port(),
         modules = modules.map(|m| format!(", {m:?}")).collect::<String>(),
+        others = config.federation.as_ref().map_or("", prosody_federated_modules),
         required = config.tls_required,
         web = if config.web { prosody_web(at) } else { String::new() },
         // Of one account, in the archive as well as in what waits for it.
@@ -62,6 +67,9 @@ ssl = {{ certificate = {certificate:?}, key = {key:?} }}
     );
     for host in &config.hosts {
         text.push_str(&format!("VirtualHost {host:?}\n"));
+    }
+    if let Some(rooms) = rooms_of(config) {
+        text.push_str(&format!("Component {rooms:?} \"muc\"\n"));
     }
     let path = folder.join("prosody.cfg.lua");
     write(&path, text)?;
@@ -84,6 +92,66 @@ ssl = {{ certificate = {certificate:?}, key = {key:?} }}
     Ok(Program { path: program("prosody")?, args, env: Vec::new(), ready_file: None })
 }
 
+fn prosody_federated_modules(federation: &Federation) -> &'static str {
+    match (federation.proof, federation.bidi) {
+        (Proof::Certificate, false) => ", \"vcard\"",
+        (Proof::Certificate, true) => ", \"vcard\", \"s2s_bidi\"",
+        (Proof::Dialback, false) => ", \"vcard\", \"dialback\"",
+        (Proof::Dialback, true) => ", \"vcard\", \"dialback\", \"s2s_bidi\"",
+    }
+}
+
+/// Other servers, found by the test's own name server.
+fn prosody_federated(federation: &Federation, at: &Endpoint, folder: &Path) -> Result<String> {
+    let resolver = folder.join("resolver.lua");
+    write(&resolver, prosody_resolver(federation))?;
+    Ok(format!(
+        "RunScript {resolver:?}\ns2s_ports = {{ {} }}\ns2s_direct_tls_ports = {{ {} }}\n\
+         s2s_require_encryption = true\ns2s_secure_auth = {}\nuse_ipv6 = false\n",
+        at.s2s.port(),
+        at.s2s_tls.port(),
+        federation.proof == Proof::Certificate
+    ))
+}
+
+/// Prosody's own resolver reads the system's configuration and asks port 53; no option changes that. So
+/// it is loaded with another name server in it, and libunbound, which would take its place, is hidden.
+fn prosody_resolver(federation: &Federation) -> String {
+    format!(
+        r#"package.preload["lunbound"] = function () error("not used here") end
+package.preload["net.dns"] = function (name)
+    local file = assert(package.searchpath(name, package.path))
+    local dns = assert(loadfile(file))(name, file)
+    local resolver = getmetatable(dns._resolver).__index
+    function resolver:adddefaultnameservers() self:addnameserver("{ip}") end
+    local set = resolver.socket_wrapper_set
+    function resolver:socket_wrapper_set(wrap)
+        set(self, function (...)
+            local handler, err = wrap(...)
+            if not handler then return nil, err end
+            local setpeername = handler.setpeername
+            handler.setpeername = function (sock, ip) return setpeername(sock, ip, {port}) end
+            return handler
+        end)
+    end
+    return dns
+end
+"#,
+        ip = federation.nameserver.ip(),
+        port = federation.nameserver.port()
+    )
+}
+
+fn cafile(folder: &Path) -> String {
+    format!(", cafile = {:?}", Files::of(folder).authorities)
+}
+
+/// The domain of the rooms, if there are any.
+fn rooms_of(config: &Config) -> Option<String> {
+    let wanted = config.federation.as_ref().is_some_and(|f| f.rooms);
+    config.hosts.first().filter(|_| wanted).map(|host| rooms(host))
+}
+
 /// HTTP without TLS, which counts as secure, as loopback TCP does without `c2s_require_encryption`.
 fn prosody_web(at: &Endpoint) -> String {
     format!(
@@ -94,7 +162,7 @@ fn prosody_web(at: &Endpoint) -> String {
 }
 
 pub(crate) fn prepare_ejabberd(config: &Config, at: &Endpoint, folder: &Path) -> Result<Program> {
-    let (certificate, key) = certificate(&config.hosts, folder)?;
+    let Files { certificate, key, .. } = Files::write(&config.hosts, config.federation.as_ref(), folder)?;
     let hash = match config.hash {
         Hash::Sha1 => "sha",
         Hash::Sha256 => "sha256",
@@ -109,12 +177,16 @@ pub(crate) fn prepare_ejabberd(config: &Config, at: &Endpoint, folder: &Path) ->
     let starttls = if config.tls_required { "starttls_required: true" } else { "starttls: true" };
     let waiting = if config.unlimited { "shaper_rules: {max_user_offline_messages: infinity}\n" } else { "" };
     let hosts: String = config.hosts.iter().map(|h| format!("  - {h:?}\n")).collect();
+    let (federated, others) = match &config.federation {
+        Some(federation) => (ejabberd_federated(at, folder), ejabberd_federated_modules(config, federation)),
+        None => (String::new(), String::new()),
+    };
     let text = format!(
-        "hosts:\n{hosts}loglevel: warning\ncertfiles: [{certificate:?}, {key:?}]\nlisten:\n{}{}{}\
+        "hosts:\n{hosts}loglevel: warning\ncertfiles: [{certificate:?}, {key:?}]\nlisten:\n{}{}{}{federated}\
          auth_method: internal\nauth_password_format: scram\nauth_scram_hash: {hash}\n\
          disable_sasl_mechanisms: [digest-md5, X-OAUTH2]\n{waiting}\
          modules:\n  mod_roster: {{versioning: true}}\n  mod_disco: {{}}\n  mod_ping: {{}}\n  mod_version: {{}}\n  \
-         mod_time: {{}}\n  mod_last: {{}}\n  mod_offline: {{}}\n{}{}",
+         mod_time: {{}}\n  mod_last: {{}}\n  mod_offline: {{}}\n{}{}{others}",
         listener(at.c2s.port(), starttls),
         listener(at.c2s_tls.port(), "tls: true"),
         if config.web { ejabberd_web(at) } else { String::new() },
@@ -151,12 +223,17 @@ pub(crate) fn prepare_ejabberd(config: &Config, at: &Endpoint, folder: &Path) ->
          ok = file:write_file({imported:?}, <<>>)."
     );
     let spool = format!("{spool:?}");
-    let args: Vec<String> = [
+    let mut args: Vec<String> = [
         "-noinput", "+K", "true", "+P", "250000", "-mnesia", "dir", &spool, "-s", "ejabberd", "-eval",
         &import,
     ]
     .map(str::to_owned)
     .to_vec();
+    if let Some(federation) = &config.federation {
+        let resolver = folder.join("inetrc");
+        write(&resolver, erlang_resolver(federation))?;
+        args.extend(["-kernel".to_owned(), "inetrc".to_owned(), format!("{resolver:?}")]);
+    }
     let text = |p: &Path| p.to_string_lossy().into_owned();
     let env = [
         ("EJABBERD_CONFIG_PATH", text(&path)),
@@ -178,22 +255,42 @@ fn ejabberd_web(at: &Endpoint) -> String {
     )
 }
 
-/// Writes a self-signed certificate (ECDSA P-256, as this project's server makes its own) and its key.
-fn certificate(hosts: &[String], folder: &Path) -> Result<(std::path::PathBuf, std::path::PathBuf)> {
-    let failed = |e: rcgen::Error| Error::Setup(format!("certificate: {e}"));
-    let signing_key = rcgen::KeyPair::generate().map_err(failed)?;
-    let mut params = rcgen::CertificateParams::new(hosts.to_vec()).map_err(failed)?;
-    // rcgen's default validity ends in the year 4096, at which ejabberd stumbles.
-    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2049, 1, 1);
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, hosts.first().map_or("localhost", String::as_str));
-    let made = params.self_signed(&signing_key).map_err(failed)?;
-    let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
-    write(&certificate, made.pem())?;
-    write(&key, signing_key.serialize_pem())?;
-    Ok((certificate, key))
+/// Other servers: the listeners, which end the list of them, and what follows it.
+fn ejabberd_federated(at: &Endpoint, folder: &Path) -> String {
+    let listener = |port: u16, tls: &str| {
+        format!(
+            "  - {{port: {port}, ip: \"127.0.0.1\", module: ejabberd_s2s_in, max_stanza_size: 524288{tls}}}\n"
+        )
+    };
+    format!(
+        // After a stream that failed it waits for up to five minutes, unless told otherwise.
+        "{}{}s2s_use_starttls: required\ns2s_cafile: {:?}\ns2s_max_retry_delay: 1\n\
+         outgoing_s2s_families: [ipv4]\ns2s_dns_timeout: 5\n",
+        listener(at.s2s.port(), ""),
+        listener(at.s2s_tls.port(), ", tls: true"),
+        Files::of(folder).authorities
+    )
+}
+
+fn ejabberd_federated_modules(config: &Config, federation: &Federation) -> String {
+    let mut modules = "  mod_vcard: {}\n".to_owned();
+    if federation.proof == Proof::Dialback {
+        modules.push_str("  mod_s2s_dialback: {}\n");
+    }
+    if let Some(rooms) = rooms_of(config) {
+        modules.push_str(&format!("  mod_muc: {{host: {rooms:?}}}\n"));
+    }
+    modules
+}
+
+/// What Erlang's resolver reads instead of the system's files.
+fn erlang_resolver(federation: &Federation) -> String {
+    let ip = federation.nameserver.ip().to_string().replace(['.', ':'], ",");
+    format!(
+        "{{resolv_conf, \"\"}}.\n{{hosts_file, \"\"}}.\n{{lookup, [dns]}}.\n{{cache_size, 0}}.\n\
+         {{nameserver, {{{ip}}}, {}}}.\n",
+        federation.nameserver.port()
+    )
 }
 
 /// Finds an installed program on the search path or in the system folders that a user's path may lack.

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::error::{Error, Result, show};
+use crate::federation::Federation;
 use crate::peers;
 use crate::process::Sample;
 use crate::sasl::Hash;
@@ -81,11 +82,12 @@ pub struct Account {
 impl Account {
     /// An account on `localhost` with a password that no log may ever show.
     pub fn new(user: &str) -> Self {
-        Self {
-            user: user.to_owned(),
-            host: "localhost".to_owned(),
-            password: format!("CANARY-{user}-secret"),
-        }
+        Self::at(user, "localhost")
+    }
+
+    /// The same on another domain.
+    pub fn at(user: &str, host: &str) -> Self {
+        Self { user: user.to_owned(), host: host.to_owned(), password: format!("CANARY-{user}-secret") }
     }
 
     /// The bare JID.
@@ -119,6 +121,8 @@ pub struct Config {
     pub program: Option<PathBuf>,
     /// Peers only: further modules to load, for Prosody `smacks`, for ejabberd `mod_mam: {}`.
     pub modules: Vec<String>,
+    /// What it needs to meet other servers; without it, it listens to none and looks for none.
+    pub federation: Option<Federation>,
 }
 
 impl Default for Config {
@@ -138,6 +142,7 @@ impl Default for Config {
             core: None,
             program: None,
             modules: Vec::new(),
+            federation: None,
         }
     }
 }
@@ -167,6 +172,10 @@ pub struct Endpoint {
     pub c2s_tls: SocketAddr,
     /// HTTP without TLS; nobody listens there unless [`Config::web`] asks for it.
     pub http: SocketAddr,
+    /// Other servers, over plain TCP with STARTTLS; nobody listens there without [`Config::federation`].
+    pub s2s: SocketAddr,
+    /// Other servers, with direct TLS; likewise.
+    pub s2s_tls: SocketAddr,
 }
 
 /// What a peer or this project's server needs to be run: made by `waystation` and `peers`.
@@ -327,7 +336,13 @@ impl Server {
         Ok(())
     }
 
-    /// Starts a server that was killed, on the same folder and the same ports.
+    /// Stops the server cleanly (SIGTERM); [`Server::start_again`] brings it back.
+    pub fn halt(&mut self) -> Result<()> {
+        self.terminate()?;
+        Ok(())
+    }
+
+    /// Starts a server that was killed or halted, on the same folder and the same ports.
     pub fn start_again(&mut self) -> Result<()> {
         self.child = launch(&self.config, &self.endpoint, self.folder.path(), &[])?;
         Ok(())
@@ -353,6 +368,20 @@ impl Server {
         if self.config.kind == Kind::Waystation {
             self.assert_settles();
         }
+        self.end();
+    }
+
+    /// The same for a server that is not left alone: others have connections to it, which they may keep, so
+    /// what it holds is not compared.
+    ///
+    /// # Panics
+    /// When the server is gone, panicked, logged a secret or a raw control byte, or does not end cleanly.
+    pub fn end(mut self) {
+        assert!(
+            matches!(self.child.try_wait(), Ok(None)),
+            "the server ended by itself:\n{}",
+            tail_of(&self.log())
+        );
         let status = self.terminate().expect("the server ends after SIGTERM");
         if self.config.kind == Kind::Waystation {
             assert!(status.success(), "exit after SIGTERM: {status}\n{}", tail_of(&self.log()));
@@ -433,10 +462,17 @@ fn data_files(pid: u32, folder: &Path) -> usize {
 fn reserve_endpoint(hosts: &[String]) -> Result<Endpoint> {
     let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("find a free port"));
     // All are held until all are known, so that they differ.
-    let (a, b, c) = (listen()?, listen()?, listen()?);
+    let (a, b, c, d, e) = (listen()?, listen()?, listen()?, listen()?, listen()?);
     let addr = |l: &TcpListener| l.local_addr().map_err(Error::io("find a free port"));
     let host = hosts.first().cloned().ok_or_else(|| Error::Setup("no host configured".into()))?;
-    Ok(Endpoint { host, c2s: addr(&a)?, c2s_tls: addr(&b)?, http: addr(&c)? })
+    Ok(Endpoint {
+        host,
+        c2s: addr(&a)?,
+        c2s_tls: addr(&b)?,
+        http: addr(&c)?,
+        s2s: addr(&d)?,
+        s2s_tls: addr(&e)?,
+    })
 }
 
 /// Makes the accounts and starts the program; it accepts connections when this returns.
@@ -450,7 +486,14 @@ fn launch(config: &Config, at: &Endpoint, folder: &Path, accounts: &[Account]) -
     // An earlier run in the folder has logged that it was ready, too.
     let logged = fs::read(&log).map_or(0, |text| text.len());
     let mut child = spawn(&program, config.core, &log)?;
-    let ports = [Some(at.c2s), Some(at.c2s_tls), config.web.then_some(at.http)];
+    let federated = config.federation.is_some();
+    let ports = [
+        Some(at.c2s),
+        Some(at.c2s_tls),
+        config.web.then_some(at.http),
+        federated.then_some(at.s2s),
+        federated.then_some(at.s2s_tls),
+    ];
     let ready = wait_until_ready(&mut child, &ports, program.ready_file.as_deref());
     let ready = ready.and_then(|()| match config.kind {
         Kind::Waystation => wait_for_ready_line(&log, logged),

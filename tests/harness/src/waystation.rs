@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::error::{Error, Result};
+use crate::federation::{Federation, Files, Proof};
 use crate::server::{Account, Config, Endpoint, Program};
 
 /// The `waystation` binary: `WAYSTATION_BIN`, or the one in the target folder this test was built into.
@@ -30,6 +31,9 @@ pub(crate) fn prepare(
     folder: &Path,
     accounts: &[Account],
 ) -> Result<Program> {
+    if let Some(federation) = &config.federation {
+        Files::write(&config.hosts, Some(federation), folder)?;
+    }
     if !accounts.is_empty() {
         let lines: String = accounts.iter().map(|a| format!("{} {}\n", a.jid(), a.password)).collect();
         let output = command(config, at, folder, &["user", "add", "--bulk", "-"], &lines)?;
@@ -86,15 +90,45 @@ fn settings(config: &Config, at: &Endpoint, folder: &Path) -> Vec<String> {
         ("hosts".to_owned(), format!("[{}]", hosts.join(", "))),
         ("listen.c2s".to_owned(), format!("[{}]", toml(&at.c2s.to_string()))),
         ("listen.c2s_tls".to_owned(), format!("[{}]", toml(&at.c2s_tls.to_string()))),
-        ("listen.s2s".to_owned(), "[]".to_owned()),
-        ("listen.s2s_tls".to_owned(), "[]".to_owned()),
         ("listen.http".to_owned(), http),
         ("listen.https".to_owned(), "[]".to_owned()),
         ("tls.required".to_owned(), config.tls_required.to_string()),
         ("limits.disabled".to_owned(), config.unlimited.to_string()),
     ];
+    keys.extend(federated(config, at, folder));
     keys.extend(config.settings.iter().cloned());
     keys.into_iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]).collect()
+}
+
+/// The keys of a server that meets others, or of one that does not.
+fn federated(config: &Config, at: &Endpoint, folder: &Path) -> Vec<(String, String)> {
+    let Some(Federation { nameserver, proof, .. }) = &config.federation else {
+        let none = [("listen.s2s", "[]"), ("listen.s2s_tls", "[]"), ("federation.enabled", "false")];
+        return none.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    };
+    let files = Files::of(folder);
+    let hosts: Vec<String> = config.hosts.iter().map(|h| toml(h)).collect();
+    let file = |path: &Path| toml(&path.to_string_lossy());
+    let pair = format!(
+        "[{{ hosts = [{}], chain = {}, key = {} }}]",
+        hosts.join(", "),
+        file(&files.certificate),
+        file(&files.key)
+    );
+    [
+        ("listen.s2s", format!("[{}]", toml(&at.s2s.to_string()))),
+        ("listen.s2s_tls", format!("[{}]", toml(&at.s2s_tls.to_string()))),
+        ("federation.enabled", "true".to_owned()),
+        ("federation.private_targets", "true".to_owned()),
+        ("federation.nameservers", format!("[{}]", toml(&nameserver.to_string()))),
+        ("federation.authorities", file(&files.authorities)),
+        ("federation.require_certificate", (*proof == Proof::Certificate).to_string()),
+        ("tls.certificates", pair),
+        // What goes wrong between servers is told to nobody but the log, whose end a failing test shows.
+        ("log.modules", "{ waystation_federation = \"debug\", waystation_route = \"debug\" }".to_owned()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .to_vec()
 }
 
 fn toml(text: &str) -> String {

@@ -2,7 +2,8 @@
 //!
 //! What must stay true: copies as carbons are apart from direct ones, for a
 //! message that another resource could not take may come to one that has its
-//! carbon. Stanzas that a client resent blindly are new stanzas (P4), and no duplicates.
+//! carbon. Stanzas that a client resent blindly are new stanzas (P4), and no duplicates. Between
+//! servers a stanza may come again after a fault (P8): then it is a new one to the second server.
 
 use std::collections::{HashMap, HashSet};
 
@@ -41,6 +42,9 @@ pub(super) fn duplicates(facts: &Facts<'_>) -> Vec<Witness> {
             continue;
         }
         let name = first.text;
+        if facts.may_repeat(*uid, bare(first.jid), second.t) {
+            continue;
+        }
         if !facts.broke_between(first, second) {
             let text = format!("{name} came twice to {} and no stream broke between", first.jid);
             found.push(Witness::new(Check::C3, [first.at, second.at], text));
@@ -120,7 +124,8 @@ pub(super) fn processed_twice(facts: &Facts<'_>) -> Vec<Witness> {
         for entry in &archive.entries {
             let Some(uid) = entry.uid else { continue };
             let (id, at) = *seen.entry(uid).or_insert((entry.id, entry.at));
-            let is_new = id != entry.id && !facts.stanza(uid).blind;
+            let is_new =
+                id != entry.id && !facts.stanza(uid).blind && !facts.may_repeat(uid, archive.of, facts.end);
             if is_new && accused.insert((archive.of, uid)) {
                 let text =
                     format!("{} is in the archive of {} as {id} and as {}", entry.text, archive.of, entry.id);
@@ -129,4 +134,56 @@ pub(super) fn processed_twice(facts: &Facts<'_>) -> Vec<Witness> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::checks::check;
+    use crate::history::{Class, Ctx, Ev, Event, HARNESS, History};
+
+    use super::*;
+
+    /// A message that comes at 5 and at 15, each time as a new one, with a fault that begins then if it does.
+    fn twice(to: &str, fault: Option<u64>) -> Vec<Check> {
+        let send = Ev::Send {
+            uid: "u".into(),
+            seq: 1,
+            to: to.into(),
+            cls: Class::D,
+            kind: "chat".into(),
+            hash: String::new(),
+        };
+        let recv = |sid: &str| Ev::Recv {
+            uid: "u".into(),
+            sid: Some(sid.into()),
+            by: Some(to.into()),
+            from: "a@one.test/r".into(),
+            to: None,
+            delay: false,
+            ctx: Ctx::Live,
+            hash: String::new(),
+        };
+        let event = |(t, ev)| Event { t, s: 1, ev };
+        let mut history = History::default();
+        let sender = [(1, Ev::Bound { jid: "a@one.test/r".into() }), (2, send)].map(event);
+        history.clients.insert("a".into(), sender.into());
+        let recipient =
+            [(1, Ev::Bound { jid: format!("{to}/r") }), (5, recv("s1")), (15, recv("s2"))].map(event);
+        history.clients.insert("b".into(), recipient.into());
+        let fault = fault.into_iter().flat_map(|t| {
+            [(t, true), (t + 1, false)]
+                .map(|(t, on)| event((t, Ev::Fault { kind: "kill9".into(), node: "n1".into(), on })))
+        });
+        history.clients.insert(HARNESS.into(), fault.collect());
+        check(&history).iter().map(|w| w.check).collect()
+    }
+
+    #[test]
+    fn another_server_may_repeat_what_was_under_way_in_a_fault() {
+        assert_eq!(twice("b@two.test", Some(3)), []);
+        assert_eq!(twice("b@two.test", Some(10)), []);
+        assert_eq!(twice("b@two.test", None), [Check::C3]);
+        assert_eq!(twice("b@two.test", Some(20)), [Check::C3], "the fault came later");
+        assert_eq!(twice("b@one.test", Some(10)), [Check::C3], "the own server knows");
+    }
 }

@@ -25,7 +25,7 @@ impl Peer {
         }
         self.session += 1;
         self.resumed = false;
-        self.note(Ev::Connect { node: "n1".to_owned() });
+        self.note(Ev::Connect { node: self.place.node.clone() });
         match self.log_in().await {
             Ok(()) => Ok(()),
             Err(e) => Err(self.lost(&e)),
@@ -50,7 +50,7 @@ impl Peer {
 
     async fn log_in(&mut self) -> Result<(), Error> {
         let (mut raw, opened) =
-            Link::authenticate(self.manner.over, &self.scene.at, &self.account, &Login::default()).await?;
+            Link::authenticate(self.manner.over, &self.place.at, &self.account, &Login::default()).await?;
         raw.set_patience(PATIENCE);
         let offers_management = opened.features.child_in(SM_NS).is_some_and(|f| f.local() == "sm");
         let mut resend = Vec::new();

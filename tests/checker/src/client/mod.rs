@@ -36,8 +36,6 @@ const ASK_EVERY: usize = 25;
 pub struct Scene {
     /// The start of the clock.
     pub epoch: Instant,
-    /// Where the server is.
-    pub at: Endpoint,
     /// The name of the run, with which every uid begins.
     pub run: String,
     /// Whether connections end by FIN instead of a reset, so that the server reads what was written.
@@ -83,6 +81,15 @@ pub struct Outgoing {
     pub xml: String,
 }
 
+/// A server as its clients know it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The name in the history.
+    pub node: String,
+    /// Where it is.
+    pub at: Endpoint,
+}
+
 /// How a client gets to the server, and what it wants there.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner {
@@ -111,6 +118,7 @@ struct Managed {
 /// A client with all its sessions.
 pub struct Peer {
     scene: Arc<Scene>,
+    place: Place,
     account: Account,
     resource: String,
     manner: Manner,
@@ -131,9 +139,10 @@ pub struct Peer {
 
 impl Peer {
     /// A client that has not connected yet.
-    pub fn new(scene: Arc<Scene>, account: Account, resource: &str, manner: Manner) -> Self {
+    pub fn new(scene: Arc<Scene>, place: Place, account: Account, resource: &str, manner: Manner) -> Self {
         Self {
             scene,
+            place,
             name: account.user.clone(),
             account,
             resource: resource.to_owned(),
@@ -192,6 +201,11 @@ impl Peer {
     pub fn next_uid(&mut self) -> String {
         self.uids += 1;
         format!("{}/{}/{}", self.scene.run, self.name, self.uids)
+    }
+
+    /// Whether this message has come to it.
+    pub fn has_received(&self, uid: &str) -> bool {
+        self.events.iter().rev().any(|e| matches!(&e.ev, Ev::Recv { uid: known, .. } if known == uid))
     }
 
     /// How many stanzas wait for their acknowledgement; 0 without stream management.

@@ -21,6 +21,11 @@ pub fn bare(jid: &str) -> &str {
     jid.split_once('/').map_or(jid, |(bare, _)| bare)
 }
 
+/// The domain of a JID.
+fn domain(jid: &str) -> &str {
+    bare(jid).rsplit_once('@').map_or(bare(jid), |(_, domain)| domain)
+}
+
 /// The number that `raw` stands for modulo 2^32, nearest to `near`.
 fn unwrap_h(raw: u32, near: u64) -> u64 {
     const TURN: u64 = 1 << 32;
@@ -67,6 +72,13 @@ impl<'h> Facts<'h> {
         stanza.kind == "groupchat"
             || bare(stanza.to) == account
             || self.senders(uid).any(|s| bare(s) == account)
+    }
+
+    /// Whether a copy that came to this account by then may be a repetition by the sender's server: of what
+    /// another server has taken a server knows only what it was told before a fault (P8).
+    pub fn may_repeat(&self, uid: u32, account: &str, until: u64) -> bool {
+        let first = self.stanza(uid).sends.first().map_or(0, |s| s.t);
+        self.senders(uid).all(|sender| domain(sender) != domain(account)) && self.fault_overlaps(first, until)
     }
 
     /// Whether a fault was in force at some time from `start` to `end`.

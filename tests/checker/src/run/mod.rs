@@ -1,4 +1,4 @@
-//! A run: a server, clients at work, a nemesis, the quiet at the end, the report.
+//! A run: a server or two, clients at work, a nemesis, the quiet at the end, the report.
 //!
 //! What must stay true: the seed alone decides what clients do and when faults
 //! come, and nothing of a run is left behind, neither a process nor a folder nor
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
-use waystation_harness::{Account, Config, Kind, Server, Transport};
+use waystation_harness::{Config, Kind, Transport};
 
 use crate::client::{Manner, Peer, Scene};
 use crate::history::{Ev, Event, HARNESS, History};
@@ -21,6 +21,7 @@ mod chat;
 mod nemesis;
 mod quiesce;
 mod roster;
+mod servers;
 
 pub use nemesis::Nemesis;
 
@@ -29,6 +30,8 @@ pub use nemesis::Nemesis;
 pub enum Workload {
     /// W1: eight clients in a ring chat, come and go.
     Chat,
+    /// W4: the same ring, whose clients are on two servers in turns, so that neighbours are on different ones.
+    Federation,
     /// W6: clients change their rosters.
     Roster,
 }
@@ -38,6 +41,7 @@ impl Workload {
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "w1" => Some(Self::Chat),
+            "w4" => Some(Self::Federation),
             "w6" => Some(Self::Roster),
             _ => None,
         }
@@ -47,6 +51,7 @@ impl Workload {
     pub fn name(self) -> &'static str {
         match self {
             Self::Chat => "w1",
+            Self::Federation => "w4",
             Self::Roster => "w6",
         }
     }
@@ -63,7 +68,7 @@ pub struct Options {
     pub cycles: u32,
     /// Decides all that is random.
     pub seed: u64,
-    /// The server.
+    /// The server; in W4, what is common to both.
     pub server: Config,
     /// How the clients get to it.
     pub mix: Mix,
@@ -104,7 +109,7 @@ pub struct Outcome {
     pub history: History,
     /// What follows from it.
     pub report: Report,
-    /// The panic that the server logged, if it did.
+    /// The panic that a server logged, if one did.
     pub panic: Option<String>,
 }
 
@@ -173,10 +178,6 @@ impl Mix {
     }
 }
 
-fn users() -> Vec<String> {
-    (0..CLIENTS).map(|n| format!("user{n}")).collect()
-}
-
 /// The server that `waystation-checker` runs when nothing else is asked for, by its name or path.
 pub fn server_config(server: Option<&str>) -> Config {
     let mut config = Config { unlimited: true, ..Config::default() };
@@ -193,25 +194,27 @@ pub fn server_config(server: Option<&str>) -> Config {
 
 /// Runs a workload against a nemesis, and checks what came of it. `progress` is told what happens.
 pub async fn run(options: Options, progress: fn(&str)) -> Result<Outcome, Failure> {
-    let names = users();
     let mut config = options.server.clone();
-    config.accounts = names.iter().map(|name| Account::new(name)).collect();
     config.web |= options.mix == Mix::Web;
     let kind = config.kind;
     let field = nemesis::Field::prepare(options.nemesis)?;
-    let started = field.folder()?;
-    let server = tokio::task::spawn_blocking(move || Server::start_in(config, started)).await??;
+    let workload = options.workload;
+    let (servers, field) = tokio::task::spawn_blocking(move || {
+        servers::Servers::start(workload, &config, &field).map(|servers| (servers, field))
+    })
+    .await??;
 
     let options = Arc::new(options);
     let run = format!("{}-{}", options.workload.name(), options.seed);
-    let scene =
-        Arc::new(Scene { epoch: Instant::now(), at: server.endpoint().clone(), run, gentle: options.gentle });
+    let scene = Arc::new(Scene { epoch: Instant::now(), run, gentle: options.gentle });
     let (orders, told) = watch::channel(Orders::default());
-    let peers = Arc::new(names.iter().map(|name| Account::new(name).jid()).collect::<Vec<_>>());
+    let accounts: Vec<_> = (0..CLIENTS).map(|number| servers.account(number)).collect();
+    let peers = Arc::new(accounts.iter().map(|account| account.jid()).collect::<Vec<_>>());
     let barrier = Arc::new(Barrier::new(CLIENTS));
     let mut clients = JoinSet::new();
-    for (number, name) in names.iter().enumerate() {
-        let peer = Peer::new(Arc::clone(&scene), Account::new(name), "r", options.mix.manner(number));
+    for (number, account) in accounts.into_iter().enumerate() {
+        let place = servers.place(number);
+        let peer = Peer::new(Arc::clone(&scene), place, account, "r", options.mix.manner(number));
         let task = Task {
             options: Arc::clone(&options),
             number,
@@ -224,8 +227,8 @@ pub async fn run(options: Options, progress: fn(&str)) -> Result<Outcome, Failur
     drop(told);
 
     let mut demon =
-        nemesis::Demon::new(server, Arc::clone(&scene), Arc::clone(&options), field, orders.clone());
-    let (server, mut noted, field) = tokio::task::spawn_blocking(move || {
+        nemesis::Demon::new(servers, Arc::clone(&scene), Arc::clone(&options), field, orders.clone());
+    let (servers, mut noted, field) = tokio::task::spawn_blocking(move || {
         let healed = demon.torment(progress);
         healed.map(|()| demon.end())
     })
@@ -245,10 +248,9 @@ pub async fn run(options: Options, progress: fn(&str)) -> Result<Outcome, Failur
         let (name, events) = ended?.into_history();
         history.clients.insert(name, events);
     }
-    let log = server.log();
-    let panic = log.lines().find(|line| line.contains("panicked at")).map(str::to_owned);
-    // The server first, then the file system under it.
-    tokio::task::spawn_blocking(move || drop((server, field))).await?;
+    let panic = servers.panic();
+    // The servers first, then the file system under them.
+    tokio::task::spawn_blocking(move || drop((servers, field))).await?;
     history.clients.insert(HARNESS.to_owned(), noted);
     progress("checking");
     let report = Report::of(&history);
@@ -259,7 +261,7 @@ pub async fn run(options: Options, progress: fn(&str)) -> Result<Outcome, Failur
 async fn work(mut peer: Peer, task: Task) -> Peer {
     let rng = Rng::fork(task.options.seed, 1 + task.number as u64);
     match task.options.workload {
-        Workload::Chat => chat::work(&mut peer, &task, rng).await,
+        Workload::Chat | Workload::Federation => chat::work(&mut peer, &task, rng).await,
         Workload::Roster => roster::work(&mut peer, &task, rng).await,
     }
     quiesce::quiesce(&mut peer, &task).await;

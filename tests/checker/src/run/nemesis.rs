@@ -1,7 +1,7 @@
-//! What goes wrong: the server is killed or stopped, connections are reset, the disk is full.
+//! What goes wrong: a server is killed or stopped, connections are reset, the disk is full.
 //!
-//! What must stay true: every fault that begins in the history ends in it, the
-//! server runs at the end, and a full disk is a small file system of its own,
+//! What must stay true: every fault that begins in the history ends in it, all
+//! servers run at the end, and a full disk is a small file system of its own,
 //! which goes with the run.
 
 use std::fs::File;
@@ -10,21 +10,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::servers::Servers;
+use super::{Failure, Options, Orders, Workload};
+use crate::client::Scene;
+use crate::history::{Ev, Event};
+use crate::rng::Rng;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::sync::watch;
-use waystation_harness::Server;
 
-use super::{Failure, Options, Orders};
-use crate::client::Scene;
-use crate::history::{Ev, Event};
-use crate::rng::Rng;
-
-/// The only node of these runs.
-const NODE: &str = "n1";
 /// The size of the file system that gets full.
 const DISK: &str = "size=96m";
+/// How long servers live between two kills, in milliseconds; the second is for two of them, which need some
+/// time to find each other again.
+const LIFE: [u64; 2] = [1_000, 3_000];
 /// How long connections live between two storms, in milliseconds.
 const CALM: (u64, u64) = (100, 1_000);
 
@@ -33,13 +33,13 @@ const CALM: (u64, u64) = (100, 1_000);
 pub enum Nemesis {
     /// Nothing.
     None,
-    /// The server is killed (SIGKILL) and started again.
+    /// A server is killed (SIGKILL) and started again.
     Kill,
-    /// The server is stopped (SIGSTOP) for a while.
+    /// A server is stopped (SIGSTOP) for a while.
     Stop,
     /// All connections are reset at once.
     Reset,
-    /// The server's disk is full for a while.
+    /// The servers' disk is full for a while.
     DiskFull,
 }
 
@@ -136,7 +136,7 @@ impl Drop for Disk {
 
 /// The nemesis at work. It blocks, and belongs on a thread of its own.
 pub(super) struct Demon {
-    server: Server,
+    servers: Servers,
     scene: Arc<Scene>,
     options: Arc<Options>,
     field: Field,
@@ -147,17 +147,17 @@ pub(super) struct Demon {
 
 impl Demon {
     pub(super) fn new(
-        server: Server,
+        servers: Servers,
         scene: Arc<Scene>,
         options: Arc<Options>,
         field: Field,
         orders: watch::Sender<Orders>,
     ) -> Self {
         let rng = Rng::fork(options.seed, 0);
-        Self { server, scene, options, field, orders, rng, events: Vec::new() }
+        Self { servers, scene, options, field, orders, rng, events: Vec::new() }
     }
 
-    /// Does its work, and leaves a server that runs.
+    /// Does its work, and leaves servers that run.
     pub(super) fn torment(&mut self, progress: fn(&str)) -> Result<(), Failure> {
         let cycles = self.options.cycles;
         for cycle in 1..=cycles {
@@ -175,13 +175,15 @@ impl Demon {
         Ok(())
     }
 
-    /// Gives the server and the history back.
-    pub(super) fn end(self) -> (Server, Vec<Event>, Field) {
-        (self.server, self.events, self.field)
+    /// Gives the servers and the history back.
+    pub(super) fn end(self) -> (Servers, Vec<Event>, Field) {
+        (self.servers, self.events, self.field)
     }
 
-    fn note(&mut self, on: bool) {
-        let (kind, node) = (self.options.nemesis.name().to_owned(), NODE.to_owned());
+    /// Notes a fault of a server.
+    fn note(&mut self, server: usize, on: bool) {
+        let node = self.servers.nodes[server].name.to_owned();
+        let kind = self.options.nemesis.name().to_owned();
         self.events.push(Event { t: self.scene.now(), s: 0, ev: Ev::Fault { kind, node, on } });
     }
 
@@ -190,37 +192,51 @@ impl Demon {
         std::thread::sleep(Duration::from_millis(self.rng.between(low, high)));
     }
 
+    /// Any of the servers. Where there is one, nothing is drawn.
+    fn victim(&mut self) -> usize {
+        let count = self.servers.nodes.len();
+        if count > 1 { self.rng.index(count) } else { 0 }
+    }
+
+    /// For how long servers live at most.
+    fn life(&self) -> u64 {
+        LIFE[usize::from(self.options.workload == Workload::Federation)]
+    }
+
     fn kill(&mut self) -> Result<(), Failure> {
-        self.wait(0, 1_000);
-        self.note(true);
-        self.server.kill()?;
-        self.server.start_again()?;
-        self.note(false);
+        self.wait(0, self.life());
+        let victim = self.victim();
+        self.note(victim, true);
+        let server = &mut self.servers.nodes[victim].server;
+        server.kill()?;
+        server.start_again()?;
+        self.note(victim, false);
         Ok(())
     }
 
     fn stop(&mut self) -> Result<(), Failure> {
-        self.wait(0, 1_000);
-        self.note(true);
-        self.server.signal(Signal::SIGSTOP)?;
+        self.wait(0, self.life());
+        let victim = self.victim();
+        self.note(victim, true);
+        self.servers.nodes[victim].server.signal(Signal::SIGSTOP)?;
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let (low, high) = self.options.pause;
         self.wait(millis(low), millis(high));
-        self.server.signal(Signal::SIGCONT)?;
-        self.note(false);
+        self.servers.nodes[victim].server.signal(Signal::SIGCONT)?;
+        self.note(victim, false);
         Ok(())
     }
 
     fn reset(&mut self) {
         self.wait(CALM.0, CALM.1);
-        self.note(true);
+        self.note(0, true);
         self.orders.send_modify(|orders| orders.resets += 1);
-        self.note(false);
+        self.note(0, false);
     }
 
     fn fill_disk(&mut self) -> Result<(), Failure> {
         self.wait(500, 1_500);
-        self.note(true);
+        self.note(0, true);
         if let Some(disk) = &self.field.disk {
             disk.fill().map_err(|e| Failure::LeftOut(format!("the disk could not be filled: {e}")))?;
         }
@@ -228,7 +244,7 @@ impl Demon {
         if let Some(disk) = &self.field.disk {
             disk.free();
         }
-        self.note(false);
+        self.note(0, false);
         Ok(())
     }
 }

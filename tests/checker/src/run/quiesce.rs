@@ -5,13 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Task, Workload, roster};
-use crate::client::{Lost, Peer};
-use crate::history::Ev;
+use waystation_harness::xml::escape;
+
+use super::{CLIENTS, Task, Workload, roster, servers};
+use crate::body;
+use crate::client::{Lost, Outgoing, Peer};
+use crate::history::{Class, Ev};
 use crate::rng::Rng;
 
 /// How long the clients may take to come back, to settle, and to read: what C9 allows.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long the servers may take to bring each other what waits: they may have given up for a while.
+const CROSSING: Duration = Duration::from_secs(120);
 
 pub(super) async fn quiesce(peer: &mut Peer, task: &Task) {
     let mut rng = Rng::fork(task.options.seed, 1_000 + task.number as u64);
@@ -19,7 +24,7 @@ pub(super) async fn quiesce(peer: &mut Peer, task: &Task) {
     let _broken = settle(peer, &mut rng).await;
     task.barrier.wait().await;
     peer.forget();
-    let _broken = come_back(peer, task.options.idle).await;
+    let _broken = come_back(peer, task).await;
     task.barrier.wait().await;
     let _broken = read(peer, task).await;
     task.barrier.wait().await;
@@ -48,10 +53,34 @@ async fn settle(peer: &mut Peer, rng: &mut Rng) -> Result<(), Lost> {
     Ok(())
 }
 
-async fn come_back(peer: &mut Peer, idle: Duration) -> Result<(), Lost> {
+async fn come_back(peer: &mut Peer, task: &Task) -> Result<(), Lost> {
     peer.connect_until(Instant::now() + DEADLINE).await?;
     peer.ask().await?;
-    peer.run_until_idle(idle).await
+    if task.options.workload == Workload::Federation {
+        last_word(peer, task).await?;
+    }
+    peer.run_until_idle(task.options.idle).await
+}
+
+/// Everyone sends a last message to its neighbour, on the other server. Between servers all goes in order, so
+/// what was accepted before has come when this one has. It is a message like any other, and judged as such.
+async fn last_word(peer: &mut Peer, task: &Task) -> Result<(), Lost> {
+    let last_of = |number: usize| format!("{}/{}/last", peer.scene().run, servers::user(number % CLIENTS));
+    let (uid, awaited) = (last_of(task.number), last_of(task.number + CLIENTS - 1));
+    let to = task.peers[(task.number + 1) % CLIENTS].clone();
+    let (text, made) = body::make(&uid, 0, &mut Rng::fork(task.options.seed, 2_000 + task.number as u64));
+    let xml = format!(
+        "<message to='{}' type='chat' id='{uid}'><body>{}</body></message>",
+        escape(&to),
+        escape(&text)
+    );
+    peer.send(Outgoing { uid, to, class: Class::D, kind: "chat", hash: made.hash, xml }).await?;
+    peer.ask().await?;
+    let end = Instant::now() + CROSSING;
+    while !peer.has_received(&awaited) && Instant::now() < end {
+        peer.run_until(Instant::now() + Duration::from_millis(100)).await?;
+    }
+    Ok(())
 }
 
 async fn read(peer: &mut Peer, task: &Task) -> Result<(), Lost> {

@@ -2,7 +2,8 @@
 //!
 //! One line of JSON on standard output says where it listens, which accounts it has
 //! and where its log is. The line `kill` on standard input kills the server as a crash would, `start`
-//! starts it again on the same ports and the same data; each is answered by a line.
+//! starts it again on the same ports and the same data; each is answered by a line. With `--peer` there is a
+//! second server, which the first one finds; the line describes it as well.
 //! At the end the same is asserted as after a Rust test: a leak, a panic
 //! or an unclean exit is a failure of this program.
 
@@ -12,7 +13,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 use waystation_harness::process::raise_file_limit;
 use waystation_harness::sasl::Hash;
-use waystation_harness::{Config, Kind, Server};
+use waystation_harness::{Config, Kind, Mode, Network, Proof, Server, Way};
 
 #[derive(Debug, Parser)]
 #[command(about = "Starts a server for tests and keeps it until standard input ends")]
@@ -20,7 +21,7 @@ struct Options {
     /// waystation, prosody or ejabberd; by default as WAYSTATION_TEST_SERVER says, or waystation.
     #[arg(long, value_parser = parse_kind)]
     server: Option<Kind>,
-    /// Localparts of the accounts to make on `localhost`.
+    /// Localparts of the accounts to make, on `localhost` where there is no peer.
     #[arg(long, value_delimiter = ',')]
     users: Vec<String>,
     /// Refuse logins without TLS.
@@ -29,6 +30,10 @@ struct Options {
     /// Store accounts of Prosody and ejabberd for SCRAM-SHA-256 instead of SCRAM-SHA-1.
     #[arg(long)]
     sha256: bool,
+    /// A second server with the same accounts, which talks to the first: waystation, prosody or ejabberd. Their
+    /// domains are `SERVER.test` and `PEER.peer.test`.
+    #[arg(long, value_parser = parse_kind)]
+    peer: Option<Kind>,
     /// Further keys for Waystation: KEY=TOML.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -51,8 +56,35 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (key, value) = setting.split_once('=').ok_or_else(|| format!("--set {setting}: no '='"))?;
         config = config.with(key, value);
     }
+    // What they find each other by goes after them.
+    let network;
+    let peer = match options.peer {
+        None => None,
+        Some(kind) => {
+            network = Network::new(Mode { way: Way::StartTls, proof: Proof::Dialback, bidi: false })?;
+            let users: Vec<&str> = options.users.iter().map(String::as_str).collect();
+            let domain = format!("{}.test", config.kind.name());
+            let first = network.config(config.kind, &domain, &users);
+            let second = network.config(kind, &format!("{}.peer.test", kind.name()), &users);
+            let peer =
+                Server::start(Config { tls_required: config.tls_required, hash: config.hash, ..second })?;
+            network.announce(&peer);
+            config = Config {
+                hosts: first.hosts,
+                accounts: first.accounts,
+                federation: first.federation,
+                ..config
+            };
+            Some((&network, peer))
+        }
+    };
     let mut server = Server::start(config)?;
-    say(&describe(&server))?;
+    let mut about = describe(&server);
+    if let Some((network, peer)) = &peer {
+        network.announce(&server);
+        about["peer"] = describe(peer);
+    }
+    say(&about)?;
     for order in std::io::stdin().lines() {
         match order?.as_str() {
             "kill" => {
@@ -65,6 +97,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             other => return Err(format!("no such order: {other}").into()),
         }
+    }
+    // The peer first: then nobody has a connection to the server, which is looked at.
+    if let Some((_, peer)) = peer {
+        peer.end();
     }
     server.finish();
     Ok(())
