@@ -76,7 +76,7 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
     }
     let tasks = LocalSet::new();
     let mut takers = JoinSet::new();
-    let meter = Meter::start(pid)?;
+    let meter = Meter::start(&[pid])?;
     for client in recipients {
         takers.spawn_local_on(take(client, messages, Rc::clone(&shared)), &tasks);
     }

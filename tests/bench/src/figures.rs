@@ -75,6 +75,23 @@ pub(crate) fn figures(outcome: &Outcome) -> Vec<Figure> {
                 down("messages lost", as_f64(o.lost), false),
             ]
         }
+        Outcome::Blackhole(o) => {
+            let (without, with) = (&o.without, &o.with);
+            let megabytes = |bytes| as_f64(bytes) / f64::from(1 << 20);
+            vec![
+                down("p99 to the other server, with to without", o.across_ratio(), false),
+                down("p99 to the other server without, ms", without.across.p99_ms, false),
+                down("p99 to the other server with, ms", with.across.p99_ms, false),
+                down("p99 within the server, with to without", o.within_ratio(), false),
+                down("p99 within the server without, ms", without.within.p99_ms, false),
+                down("p99 within the server with, ms", with.within.p99_ms, false),
+                down("resident MB without", megabytes(without.rss), false),
+                down("resident MB with", megabytes(with.rss), false),
+                up("messages waiting", as_f64(o.waiting), false),
+                down("messages lost", as_f64(o.lost), false),
+                down("messages twice", as_f64(o.surplus), false),
+            ]
+        }
     }
 }
 
@@ -82,6 +99,7 @@ pub(crate) fn figures(outcome: &Outcome) -> Vec<Figure> {
 pub(crate) fn remark(outcome: &Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::Growth(o) if !o.kept_rate() => Some("the server did not keep up with the rate"),
+        Outcome::Blackhole(o) if !o.kept_rate() => Some("the servers did not keep up with the rate"),
         other => bound_by_generator(other).then_some("limited by the generator"),
     }
 }
@@ -94,6 +112,7 @@ fn bound_by_generator(outcome: &Outcome) -> bool {
         Outcome::Presence(o) => &o.cost,
         Outcome::Drain(o) => &o.cost,
         Outcome::Growth(o) => &o.many.stretch.cost,
+        Outcome::Blackhole(o) => &o.with.across.cost,
         Outcome::Idle(_) => return false,
     };
     cost.generator_bound()

@@ -65,7 +65,7 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
     tasks
         .run_until(async {
             let measured = async {
-                let meter = Meter::start(pid)?;
+                let meter = Meter::start(&[pid])?;
                 let before = done.get();
                 tokio::time::sleep(Duration::from_secs_f64(shape.seconds)).await;
                 Ok::<_, Failure>(Outcome { logins: done.get() - before, cost: meter.cost()? })

@@ -7,8 +7,10 @@
 use clap::{Parser, Subcommand};
 use waystation_harness::process::pin_to_core;
 
+mod blackhole;
 mod channel;
 mod drain;
+mod federation;
 mod figures;
 mod growth;
 mod histogram;

@@ -14,7 +14,7 @@ const MAX_REST: Duration = Duration::from_secs(30);
 
 /// A running measurement.
 pub(crate) struct Meter {
-    pid: u32,
+    pids: Vec<u32>,
     began: Instant,
     server: Duration,
     own: Duration,
@@ -25,26 +25,31 @@ pub(crate) struct Meter {
 pub(crate) struct Cost {
     /// Wall time.
     pub(crate) wall: f64,
-    /// CPU time of all the server's threads, kernel included.
+    /// CPU time of all the server's threads, kernel included; of both servers where there are two.
     pub(crate) server_cpu: f64,
     /// CPU time of the generator.
     pub(crate) generator_cpu: f64,
 }
 
 impl Meter {
-    /// Starts measuring the process `pid` and this one.
-    pub(crate) fn start(pid: u32) -> Result<Self, Failure> {
-        Ok(Self { pid, server: cpu_time(pid)?, own: own_cpu_time()?, began: Instant::now() })
+    /// Starts measuring these processes, as one, and this one.
+    pub(crate) fn start(pids: &[u32]) -> Result<Self, Failure> {
+        let pids = pids.to_vec();
+        Ok(Self { server: sum(&pids)?, pids, own: own_cpu_time()?, began: Instant::now() })
     }
 
     /// The cost since the start.
     pub(crate) fn cost(&self) -> Result<Cost, Failure> {
         Ok(Cost {
             wall: self.began.elapsed().as_secs_f64(),
-            server_cpu: (cpu_time(self.pid)? - self.server).as_secs_f64(),
+            server_cpu: (sum(&self.pids)? - self.server).as_secs_f64(),
             generator_cpu: (own_cpu_time()? - self.own).as_secs_f64(),
         })
     }
+}
+
+fn sum(pids: &[u32]) -> std::io::Result<Duration> {
+    pids.iter().map(|pid| cpu_time(*pid)).sum()
 }
 
 /// Waits until a process has next to nothing to do: what it put off would count for what comes next.

@@ -4,7 +4,8 @@
 //! sends the next one back, so the number in flight never changes, and both
 //! directions carry the same load. A message counts when its recipient has it.
 //! The body begins with the time of sending; its place is found by one search
-//! for the end tag and one for the body, not by parsing.
+//! for the end tag and one for the body, not by parsing. One that comes back to
+//! its sender as an error has not arrived.
 
 use std::cell::Cell;
 use std::io;
@@ -15,14 +16,14 @@ use memchr::memmem::Finder;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
-use waystation_harness::Endpoint;
+use waystation_harness::{Endpoint, Transport};
 
 use crate::Failure;
 use crate::channel::{Channel, namespace};
 use crate::load::{Ground, until_measured};
 use crate::meter::{Cost, Meter, as_f64};
 use crate::pace::Pace;
-use crate::sessions::{self, Access};
+use crate::sessions::{self, Access, Talker};
 
 /// Hexadecimal digits of the time stamp at the start of every body.
 const STAMP: usize = 16;
@@ -83,7 +84,7 @@ pub(crate) struct Outcome {
 
 /// The load while it runs, for who decides how long it does and at which rate.
 pub(crate) struct Game {
-    pid: u32,
+    pids: Vec<u32>,
     shape: Shape,
     shared: Rc<Shared>,
 }
@@ -101,15 +102,12 @@ struct Shared {
     end_of_message: Finder<'static>,
     request: Finder<'static>,
     start_of_body: Finder<'static>,
+    error: Finder<'static>,
 }
 
 /// Runs the load against the server with this process id.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
-    play(at, pid, access, shape, async |game: &Game| {
-        let stretch = game.measure().await?;
-        Ok(Outcome { stretch, lost: game.stop().await })
-    })
-    .await
+    play(at, pid, access, shape, Game::once).await
 }
 
 /// Logs the users in and lets them talk for as long as `body` takes.
@@ -121,6 +119,18 @@ pub(crate) async fn play<T>(
     body: impl AsyncFnOnce(&Game) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let talkers = sessions::talkers(at, access, 0..shape.pairs * 2, shape.managed).await?;
+    talk(talkers, &[pid], access.transport, shape, body).await
+}
+
+/// Lets these users talk, each one with its neighbour, for as long as `body` takes, while the servers
+/// with these process ids are measured.
+pub(crate) async fn talk<T>(
+    talkers: Vec<Talker>,
+    pids: &[u32],
+    transport: Transport,
+    shape: Shape,
+    body: impl AsyncFnOnce(&Game) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let jids: Vec<String> = talkers
         .iter()
         .map(|talker| if shape.to_full { talker.jid.as_str() } else { talker.bare() }.to_owned())
@@ -136,15 +146,16 @@ pub(crate) async fn play<T>(
         end_of_message: Finder::new(b"</message>"),
         request: Finder::new(b"<r xmlns="),
         start_of_body: Finder::new(b"<body>"),
+        error: Finder::new(b" type='error'"),
     });
-    let game = Game { pid, shape, shared: Rc::clone(&shared) };
+    let game = Game { pids: pids.to_vec(), shape, shared: Rc::clone(&shared) };
     let tasks = LocalSet::new();
     let mut users = JoinSet::new();
     for (n, talker) in talkers.into_iter().enumerate() {
         let user = User {
             channel: talker.channel,
-            template: Template::new(&jids[n ^ 1], shape.body, namespace(access.transport)),
-            namespace: namespace(access.transport),
+            template: Template::new(&jids[n ^ 1], shape.body, namespace(transport)),
+            namespace: namespace(transport),
             shared: Rc::clone(&shared),
             pace: Pace::new(n, jids.len()),
             managed: shape.managed,
@@ -159,11 +170,17 @@ pub(crate) async fn play<T>(
 }
 
 impl Game {
+    /// Measures once, and ends.
+    pub(crate) async fn once(&self) -> Result<Outcome, Failure> {
+        let stretch = self.measure().await?;
+        Ok(Outcome { stretch, lost: self.stop().await })
+    }
+
     /// Measures as long as the shape says, after its warm-up.
     pub(crate) async fn measure(&self) -> Result<Stretch, Failure> {
         let shared = &self.shared;
         tokio::time::sleep(Duration::from_secs_f64(self.shape.warm_up)).await;
-        let meter = Meter::start(self.pid)?;
+        let meter = Meter::start(&self.pids)?;
         let before = shared.received.get();
         shared.ground.take_latencies();
         tokio::time::sleep(Duration::from_secs_f64(self.shape.seconds)).await;
@@ -181,7 +198,7 @@ impl Game {
         while shared.received.get() < shared.sent.get() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        shared.sent.get() - shared.received.get()
+        shared.sent.get().saturating_sub(shared.received.get())
     }
 
     /// From now on all users together send so many messages a second, or as many as are answered.
@@ -361,8 +378,9 @@ impl Shared {
         let mut count = 0;
         while let Some(end) = self.end_of_message.find(rest) {
             let message = &rest[..end];
-            let body = self.start_of_body.find(message).map(|at| &message[at + b"<body>".len()..]);
-            if let Some(sent) = body.and_then(from_hex) {
+            let body = self.start_of_body.find(message).map(|at| message.split_at(at));
+            let body = body.filter(|(head, _)| self.error.find(head).is_none());
+            if let Some(sent) = body.and_then(|(_, body)| from_hex(&body[b"<body>".len()..])) {
                 self.ground.record(sent, now);
                 count += 1;
             }

@@ -80,7 +80,7 @@ pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -
     readers.spawn_local_on(change(user.into_wire(), changing, contacts), &tasks);
     let measured = async {
         tokio::time::sleep(Duration::from_secs_f64(shape.warm_up)).await;
-        let meter = Meter::start(pid)?;
+        let meter = Meter::start(&[pid])?;
         let before = shared.copies.get();
         shared.ground.take_latencies();
         tokio::time::sleep(Duration::from_secs_f64(shape.seconds)).await;

@@ -19,8 +19,14 @@ use crate::plot::{self, Chart, Group};
 use crate::stats::{Spread, short};
 use crate::suite::{Omission, Run};
 
-/// The picture's file beside the report.
-const PICTURE: &str = "ratios.svg";
+/// The pictures' files beside the report: of single servers, and of two that talk to each other.
+const PICTURES: [&str; 2] = ["ratios.svg", "ratios-federation.svg"];
+
+/// Above the table of two servers that talk to each other.
+const BETWEEN: &str = "## Between two servers\n\nThe two named servers have core 0 together, and what one costs \
+    counts with what the other does. Streams between them: STARTTLS and SASL EXTERNAL with certificates of an \
+    authority that all trust, found by SRV; stream management (XEP-0198) but with ejabberd, which has none \
+    there; used in both directions (XEP-0288) between two of ours only.";
 
 /// What was measured, all of it.
 pub(crate) struct Results<'a> {
@@ -51,18 +57,19 @@ pub(crate) fn write(folder: &Path, results: &Results<'_>) -> Result<(), Failure>
     let Results { servers, runs, omissions } = results;
     let json = json!({ "machine": machine, "servers": servers, "runs": runs, "omitted": omissions });
     fs::write(folder.join("report.json"), serde_json::to_string_pretty(&json)? + "\n")?;
-    let table = Table::of(results);
-    let picture = plot::svg(&table.chart());
-    if let Some(picture) = &picture {
-        fs::write(folder.join(PICTURE), picture)?;
+    let tables = Table::all(results);
+    for (table, file) in tables.iter().zip(PICTURES) {
+        if let Some(picture) = plot::svg(&table.chart()) {
+            fs::write(folder.join(file), picture)?;
+        }
     }
-    let markdown = markdown(&machine.to_string(), results, &table, picture.is_some());
+    let markdown = markdown(&machine.to_string(), results, &tables);
     fs::write(folder.join("report.md"), &markdown)?;
     std::io::stdout().write_all(markdown.as_bytes())?;
     Ok(())
 }
 
-fn markdown(machine: &str, results: &Results<'_>, table: &Table, picture: bool) -> String {
+fn markdown(machine: &str, results: &Results<'_>, tables: &[Table; 2]) -> String {
     let rounds = results.runs.iter().map(|r| r.round + 1).max().unwrap_or(0);
     let mut text = format!(
         "# Load, measured side by side\n\nMachine: {machine}. The server has core 0 to itself, the generator \
@@ -73,10 +80,18 @@ fn markdown(machine: &str, results: &Results<'_>, table: &Table, picture: bool) 
     }
     text.pop();
     text.push_str(".\n\n");
-    if picture {
-        let _infallible = writeln!(text, "![How many times better than the better peer]({PICTURE})\n");
+    for (n, (table, file)) in tables.iter().zip(PICTURES).enumerate() {
+        if table.rows.is_empty() {
+            continue;
+        }
+        if n > 0 {
+            let _infallible = write!(text, "\n{BETWEEN}\n\n");
+        }
+        if plot::svg(&table.chart()).is_some() {
+            let _infallible = writeln!(text, "![How many times better than the better peer]({file})\n");
+        }
+        table.write(&mut text);
     }
-    table.write(&mut text);
     for (run, remark) in results.runs.iter().filter_map(|run| Some((run, remark(&run.outcome)?))) {
         let _infallible = write!(text, "\n* {} {} #{}: {remark}.", run.server, run.workload, run.round + 1);
     }
@@ -97,18 +112,20 @@ struct Comparison {
 }
 
 /// Each of ours with the peers without an archive, and the one with it with those that have one.
-fn comparisons(servers: &[(&'static str, String)]) -> Vec<Comparison> {
+fn comparisons(servers: &[&'static str]) -> Vec<Comparison> {
     let indexes = |wanted: &dyn Fn(&str) -> bool| -> Vec<usize> {
-        (0..servers.len()).filter(|index| wanted(servers[*index].0)).collect()
+        (0..servers.len()).filter(|index| wanted(servers[*index])).collect()
     };
     let is_ours = |name: &str| name.starts_with("waystation");
     let mut all = Vec::new();
+    // Of two servers, both.
+    let has_archive = |name: &str| name.split('+').all(|n| n == "waystation" || n.ends_with("-archive"));
     for archive in [false, true] {
-        let peers = indexes(&|name| !is_ours(name) && name.ends_with("-archive") == archive);
+        let peers = indexes(&|name| !is_ours(name) && has_archive(name) == archive);
         let what = if archive { "better peer with its archive" } else { "better peer" };
         if !peers.is_empty() {
-            for ours in indexes(&|name| is_ours(name) && (!archive || name == "waystation")) {
-                let name = format!("{}: times better than the {what}", servers[ours].0);
+            for ours in indexes(&|name| is_ours(name) && (!archive || has_archive(name))) {
+                let name = format!("{}: times better than the {what}", servers[ours]);
                 all.push(Comparison { ours, name, peers: peers.clone() });
             }
         }
@@ -136,12 +153,19 @@ struct Row {
 }
 
 impl Table {
-    fn of(results: &Results<'_>) -> Self {
-        let comparisons = comparisons(results.servers);
-        let servers: Vec<&'static str> = results.servers.iter().map(|(name, _)| *name).collect();
+    /// That of single servers, and that of two which talk to each other.
+    fn all(results: &Results<'_>) -> [Self; 2] {
+        [false, true].map(|both| Self::of(results, &|name| name.contains('+') == both))
+    }
+
+    /// That of some of the servers.
+    fn of(results: &Results<'_>, included: &dyn Fn(&str) -> bool) -> Self {
+        let servers: Vec<&'static str> =
+            results.servers.iter().map(|(name, _)| *name).filter(|name| included(name)).collect();
+        let comparisons = comparisons(&servers);
         let mut rows: Vec<Row> = Vec::new();
-        for Run { workload, .. } in results.runs {
-            if rows.iter().any(|row| row.workload == *workload) {
+        for Run { workload, server, .. } in results.runs {
+            if !included(server) || rows.iter().any(|row| row.workload == *workload) {
                 continue;
             }
             let of = |server: &&str| -> Vec<Vec<Figure>> {
@@ -239,9 +263,8 @@ mod tests {
             reason: "not measured; too many".to_owned(),
         }];
         let results = Results { servers: &servers, runs, omissions: &omissions };
-        let table = Table::of(&results);
-        let picture = plot::svg(&table.chart());
-        (markdown("a machine", &results, &table, picture.is_some()), picture)
+        let tables = Table::all(&results);
+        (markdown("a machine", &results, &tables), plot::svg(&tables[0].chart()))
     }
 
     #[test]
@@ -273,13 +296,36 @@ mod tests {
     }
 
     #[test]
+    fn two_servers_are_compared_with_two() {
+        let names =
+            ["waystation", "prosody", "waystation+waystation", "waystation+prosody", "prosody+prosody"];
+        let servers = names.map(|name| (name, "1.2".to_owned()));
+        let runs = [
+            logins("prosody", 1_000),
+            logins("waystation+waystation", 600),
+            logins("waystation+prosody", 300),
+            logins("prosody+prosody", 200),
+        ];
+        let results = Results { servers: &servers, runs: &runs, omissions: &[] };
+        let text = markdown("a machine", &results, &Table::all(&results));
+        for row in [
+            "| logins | logins per CPU second | - | 1,000 |  |\n",
+            "## Between two servers",
+            "| logins | logins per CPU second | 600 | 300 | 200 | 3 | 1.50 |\n",
+            "](ratios-federation.svg)",
+        ] {
+            assert!(text.contains(row), "{row} in\n{text}");
+        }
+    }
+
+    #[test]
     fn without_peers_there_is_a_table_and_no_picture() {
         let servers = [("waystation", "1".to_owned())];
         let runs = [idle("waystation", 0, 10.0)];
         let results = Results { servers: &servers, runs: &runs, omissions: &[] };
-        let table = Table::of(&results);
-        assert!(plot::svg(&table.chart()).is_none());
-        let text = markdown("a machine", &results, &table, false);
+        let tables = Table::all(&results);
+        assert!(plot::svg(&tables[0].chart()).is_none());
+        let text = markdown("a machine", &results, &tables);
         assert!(text.ends_with("| idle-1 | proportional KB per session | 10 |\n"), "{text}");
         assert!(!text.contains("svg"));
     }

@@ -34,7 +34,12 @@ impl Access {
 
 /// The `n`th account of every workload.
 pub(crate) fn account(n: usize) -> Account {
-    Account::new(&format!("u{n}"))
+    account_at(n, "localhost")
+}
+
+/// The same on another domain.
+pub(crate) fn account_at(n: usize, host: &str) -> Account {
+    Account::at(&format!("u{n}"), host)
 }
 
 /// Switches stream management (XEP-0198) on; both sides count from here on.
@@ -53,6 +58,11 @@ pub(crate) struct Talker {
 }
 
 impl Talker {
+    /// Of a session over TCP.
+    pub(crate) fn of(client: Client) -> Self {
+        Self { jid: client.jid().to_owned(), channel: Channel::tcp(client.into_wire()) }
+    }
+
     /// The bare JID.
     pub(crate) fn bare(&self) -> &str {
         self.jid.split_once('/').map_or(&self.jid, |(bare, _)| bare)
@@ -65,7 +75,7 @@ pub(crate) async fn open(at: &Endpoint, access: Access, users: Range<usize>) -> 
     let open = move |n: usize| {
         let at = at.clone();
         async move {
-            let mut client = Client::login(&at, &account(n), &access.login()).await?;
+            let mut client = Client::login(&at, &account_at(n, &at.host), &access.login()).await?;
             client.become_available().await?;
             Ok(client)
         }
@@ -84,7 +94,8 @@ pub(crate) async fn links(
         let at = at.clone();
         async move {
             let login = access.login();
-            let (mut link, _) = Link::authenticate(access.transport, &at, &account(n), &login).await?;
+            let (mut link, _) =
+                Link::authenticate(access.transport, &at, &account_at(n, &at.host), &login).await?;
             let jid = link.bind(login.resource.as_deref()).await?;
             link.send("<presence/>").await?;
             let is_own = |e: &Element| e.local() == "presence" && e.attr("from") == Some(&jid);
@@ -115,10 +126,7 @@ pub(crate) async fn talkers(
             manage(client).await?;
         }
     }
-    for client in clients {
-        let jid = client.jid().to_owned();
-        talkers.push(Talker { jid, channel: Channel::tcp(client.into_wire()) });
-    }
+    talkers.extend(clients.into_iter().map(Talker::of));
     Ok(talkers)
 }
 

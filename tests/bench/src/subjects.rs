@@ -2,7 +2,8 @@
 //!
 //! A name here is a column of the report and means the same in every run, so
 //! that reports can be compared; what a set-up is beside this project's and
-//! the peers' defaults stands here and in the README, and nowhere else.
+//! the peers' defaults stands here and in the README, and nowhere else. Two names
+//! with a plus are two servers that talk to each other.
 
 use std::process::Command;
 
@@ -21,16 +22,24 @@ pub(crate) struct Subject {
     pub(crate) modules: &'static [&'static str],
     /// Whether messages are archived.
     pub(crate) archive: bool,
+    /// The server that it talks to.
+    pub(crate) other: Option<&'static Subject>,
 }
 
-const SUBJECTS: [Subject; 8] = [
-    Subject { archive: true, ..Subject::ours("waystation", &[]) },
+const WAYSTATION: Subject = Subject { archive: true, ..Subject::ours("waystation", &[]) };
+const MEMORY: Subject =
+    Subject::ours("waystation-memory", &[("archive.enabled", "false"), ("durability", "'memory'")]);
+const PROSODY: Subject = Subject::peer("prosody", Kind::Prosody, &["smacks"]);
+const EJABBERD: Subject = Subject::peer("ejabberd", Kind::Ejabberd, &["mod_stream_mgmt: {}"]);
+
+const SUBJECTS: [Subject; 15] = [
+    WAYSTATION,
     Subject::ours("waystation-fsync", &[("archive.enabled", "false")]),
     Subject::ours("waystation-os", &[("archive.enabled", "false"), ("durability", "'os'")]),
-    Subject::ours("waystation-memory", &[("archive.enabled", "false"), ("durability", "'memory'")]),
-    Subject::peer("prosody", Kind::Prosody, &["smacks"]),
+    MEMORY,
+    PROSODY,
     Subject { archive: true, ..Subject::peer("prosody-archive", Kind::Prosody, &["smacks", "mam"]) },
-    Subject::peer("ejabberd", Kind::Ejabberd, &["mod_stream_mgmt: {}"]),
+    EJABBERD,
     Subject {
         archive: true,
         ..Subject::peer(
@@ -39,15 +48,22 @@ const SUBJECTS: [Subject; 8] = [
             &["mod_stream_mgmt: {}", "mod_mam: {default: always}"],
         )
     },
+    Subject { name: "waystation+waystation", other: Some(&WAYSTATION), ..WAYSTATION },
+    Subject { name: "waystation-memory+waystation-memory", other: Some(&MEMORY), ..MEMORY },
+    Subject { name: "waystation+prosody", other: Some(&PROSODY), ..WAYSTATION },
+    Subject { name: "waystation-memory+prosody", other: Some(&PROSODY), ..MEMORY },
+    Subject { name: "waystation+ejabberd", other: Some(&EJABBERD), ..WAYSTATION },
+    Subject { name: "prosody+prosody", other: Some(&PROSODY), ..PROSODY },
+    Subject { name: "ejabberd+ejabberd", other: Some(&EJABBERD), ..EJABBERD },
 ];
 
 impl Subject {
     const fn ours(name: &'static str, settings: &'static [(&'static str, &'static str)]) -> Self {
-        Self { name, kind: Kind::Waystation, settings, modules: &[], archive: false }
+        Self { name, kind: Kind::Waystation, settings, modules: &[], archive: false, other: None }
     }
 
     const fn peer(name: &'static str, kind: Kind, modules: &'static [&'static str]) -> Self {
-        Self { name, kind, settings: &[], modules, archive: false }
+        Self { name, kind, settings: &[], modules, archive: false, other: None }
     }
 
     /// Finds a server by its name in the report.
@@ -62,8 +78,21 @@ impl Subject {
         self.kind != Kind::Waystation
     }
 
-    /// The version of the program that is installed or built; empty when it does not say.
+    /// Whether only this project's server is in it.
+    pub(crate) fn is_ours_alone(&self) -> bool {
+        !self.is_peer() && self.other.is_none_or(|other| !other.is_peer())
+    }
+
+    /// The version of the program that is installed or built, and that of the other one if that is another;
+    /// empty when it does not say.
     pub(crate) fn version(&self) -> String {
+        match self.other {
+            Some(other) if other.kind != self.kind => format!("{} + {}", self.own_version(), other.version()),
+            _ => self.own_version(),
+        }
+    }
+
+    fn own_version(&self) -> String {
         let output = match self.kind {
             Kind::Waystation => waystation_harness::waystation::binary()
                 .ok()
@@ -91,6 +120,7 @@ mod tests {
                 subject.name
             );
             assert_eq!(subject.is_peer(), !subject.name.starts_with("waystation"));
+            assert_eq!(subject.other.map(|other| other.name), subject.name.split('+').nth(1));
         }
         assert!(Subject::parse("nothing").unwrap_err().contains("ejabberd-archive"));
     }

@@ -10,19 +10,24 @@ use waystation_harness::process::raise_file_limit;
 use waystation_harness::sasl::Hash;
 use waystation_harness::{Config, Mechanism, Server, Transport};
 
-use crate::sessions::{Access, account};
+use crate::federation::{self, Sides};
+use crate::sessions::{Access, account_at};
 use crate::subjects::Subject;
 use crate::workloads::{self, Load, Workload};
-use crate::{Failure, SERVER_CORE, drain, growth, idle, logins, pairs, presence, report};
+use crate::{Failure, SERVER_CORE, blackhole, drain, growth, idle, logins, pairs, presence, report};
+
+const DEFAULT_SERVERS: &str = "waystation,waystation-fsync,waystation-memory,prosody,ejabberd,\
+    waystation+waystation,waystation-memory+waystation-memory,waystation+prosody,waystation-memory+prosody,\
+    waystation+ejabberd,prosody+prosody,ejabberd+ejabberd";
 
 /// What to run, and how long.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     /// The servers, in order: waystation (as it comes: fsync and the archive), waystation-fsync,
     /// -os and -memory (those durabilities, without the archive), prosody, prosody-archive, ejabberd,
-    /// ejabberd-archive.
-    #[arg(long, value_delimiter = ',', default_value = "waystation,waystation-fsync,waystation-memory,prosody,ejabberd",
-        value_parser = Subject::parse)]
+    /// ejabberd-archive. Those with a plus are two servers that talk to each other, for the workloads of
+    /// federation and for these only.
+    #[arg(long, value_delimiter = ',', default_value = DEFAULT_SERVERS, value_parser = Subject::parse)]
     pub(crate) servers: Vec<Subject>,
     /// Only these workloads, or those whose name contains one of these.
     #[arg(long, value_delimiter = ',')]
@@ -42,7 +47,7 @@ pub(crate) struct Options {
     /// The most idle sessions that the peers are given.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) peer_sessions: usize,
-    /// Messages a second in the workloads that grow: what all servers manage, with archives too.
+    /// Messages a second in the workloads that grow, and of each kind in federation-blackhole: what all servers manage, with archives too.
     #[arg(long, default_value_t = 500.0)]
     pub(crate) rate: f64,
     /// The idle sessions that growth-sessions begins with.
@@ -61,6 +66,9 @@ pub(crate) struct Options {
     /// The same for the peers, which take longer to be filled.
     #[arg(long, default_value_t = 50_000)]
     pub(crate) peer_archived: usize,
+    /// Messages that wait for the domain of federation-blackhole; a domain's queue holds 20,000.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) waiting: usize,
     /// Further `--set` keys for Waystation: KEY=TOML.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
@@ -88,6 +96,8 @@ pub(crate) enum Outcome {
     Drain(drain::Outcome),
     /// Of [`growth`].
     Growth(growth::Outcome),
+    /// Of [`blackhole`].
+    Blackhole(Box<blackhole::Outcome>),
 }
 
 /// One row of the raw results.
@@ -124,7 +134,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     let mut failed = 0usize;
     for round in 0..options.rounds {
         for subject in &options.servers {
-            for workload in &workloads {
+            let both = subject.other.is_some();
+            for workload in workloads.iter().filter(|w| w.is_between_servers() == both) {
                 let (server, name) = (subject.name, workload.name.clone());
                 match workload.for_subject(subject, options) {
                     Ok(workload) => {
@@ -166,38 +177,68 @@ async fn measure(
     workload: &Workload,
     settings: &[(String, String)],
 ) -> Result<Outcome, Failure> {
-    let own = subject.settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    let config = Config {
-        kind: subject.kind,
-        accounts: (0..workload.users()).map(account).collect(),
-        hash: Hash::Sha1,
-        settings: own.chain([quick_accounts()]).chain(settings.iter().cloned()).collect(),
-        modules: subject.modules.iter().map(|module| (*module).to_owned()).collect(),
-        web: workload.transport != Transport::Tcp,
-        unlimited: true,
-        core: Some(SERVER_CORE),
-        ..Config::default()
+    let config = |subject: &Subject, domain: &str| {
+        let own = subject.settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        // Servers of tests that meet others log all that federation does.
+        let own = own.chain([("log.modules".to_owned(), "{}".to_owned())]);
+        Config {
+            kind: subject.kind,
+            hosts: vec![domain.to_owned()],
+            accounts: (0..workload.users()).map(|n| account_at(n, domain)).collect(),
+            hash: Hash::Sha1,
+            settings: own.chain([quick_accounts()]).chain(settings.iter().cloned()).collect(),
+            modules: subject.modules.iter().map(|module| (*module).to_owned()).collect(),
+            web: workload.transport != Transport::Tcp,
+            unlimited: true,
+            core: Some(SERVER_CORE),
+            ..Config::default()
+        }
     };
-    let server = Server::start(config)?;
-    let (at, pid) = (server.endpoint().clone(), server.pid());
     // The one mechanism that all three servers offer with their default way to store accounts.
     let Workload { transport, security, .. } = *workload;
     let access = Access { transport, security, mechanism: Mechanism::ScramSha1 };
-    let outcome = match workload.load {
-        Load::Pairs(shape) => pairs::run(&at, pid, access, shape).await.map(Outcome::Pairs),
-        Load::Logins(shape) => logins::run(&at, pid, access, shape).await.map(Outcome::Logins),
-        Load::Presence(shape) => presence::run(&at, pid, access, shape).await.map(Outcome::Presence),
-        Load::Drain(shape) => drain::run(&at, pid, access, shape).await.map(Outcome::Drain),
-        Load::GrowSessions(shape) => growth::sessions(&at, pid, access, shape).await.map(Outcome::Growth),
-        Load::GrowArchive(shape) => growth::archive(&at, pid, access, shape).await.map(Outcome::Growth),
-        Load::Idle(count) => idle::run(&at, pid, access, count).await.map(Outcome::Idle),
-    };
-    // What the server says of it goes with its folder.
-    outcome.inspect_err(|_| {
-        let log = server.log();
-        let last: Vec<&str> = log.lines().rev().take(LOG_LINES).collect();
-        last.iter().rev().for_each(|line| eprintln!("{}: {line}", subject.name));
-    })
+    // What a server says of a failure goes with its folder.
+    if let Some(other) = subject.other {
+        let sides = Sides::start([subject, other].map(|subject| |domain: &str| config(subject, domain)))?;
+        let outcome = between(&sides, workload.load, access).await;
+        return outcome.inspect_err(|_| sides.servers().iter().for_each(|server| show_log(subject, server)));
+    }
+    let server = Server::start(config(subject, "localhost"))?;
+    within(&server, workload.load, access).await.inspect_err(|_| show_log(subject, &server))
+}
+
+/// Puts a load on one server.
+async fn within(server: &Server, load: Load, access: Access) -> Result<Outcome, Failure> {
+    let (at, pid) = (server.endpoint(), server.pid());
+    match load {
+        Load::Pairs(shape) => pairs::run(at, pid, access, shape).await.map(Outcome::Pairs),
+        Load::Logins(shape) => logins::run(at, pid, access, shape).await.map(Outcome::Logins),
+        Load::Presence(shape) => presence::run(at, pid, access, shape).await.map(Outcome::Presence),
+        Load::Drain(shape) => drain::run(at, pid, access, shape).await.map(Outcome::Drain),
+        Load::GrowSessions(shape) => growth::sessions(at, pid, access, shape).await.map(Outcome::Growth),
+        Load::GrowArchive(shape) => growth::archive(at, pid, access, shape).await.map(Outcome::Growth),
+        Load::Idle(count) => idle::run(at, pid, access, count).await.map(Outcome::Idle),
+        Load::Federation(_) | Load::Blackhole(_) => Err(Failure::Load("it needs two servers".to_owned())),
+    }
+}
+
+/// Puts a load on two servers that talk to each other.
+async fn between(sides: &Sides, load: Load, access: Access) -> Result<Outcome, Failure> {
+    match load {
+        Load::Federation(shape) => federation::run(sides, access, shape).await.map(Outcome::Pairs),
+        Load::Blackhole(shape) => {
+            let outcome = blackhole::run(sides, access, shape).await?;
+            Ok(Outcome::Blackhole(Box::new(outcome)))
+        }
+        _ => Err(Failure::Load("it needs one server".to_owned())),
+    }
+}
+
+fn show_log(subject: &Subject, server: &Server) {
+    let log = server.log();
+    let last: Vec<&str> = log.lines().rev().take(LOG_LINES).collect();
+    let domain = &server.endpoint().host;
+    last.iter().rev().for_each(|line| eprintln!("{} ({domain}): {line}", subject.name));
 }
 
 /// As many rounds of hashing as the peers' accounts have: more take minutes for 18,000 accounts, and
@@ -224,6 +265,7 @@ impl Options {
             web_sessions: 30,
             peer_sessions: 50,
             offline: 5,
+            waiting: 100,
             archived: 2_000_000,
             peer_archived: 30_000,
             rate: 100.0,

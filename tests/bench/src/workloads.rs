@@ -7,7 +7,7 @@ use waystation_harness::{Security, Transport};
 
 use crate::subjects::Subject;
 use crate::suite::Options;
-use crate::{drain, growth, logins, pairs, presence};
+use crate::{blackhole, drain, growth, logins, pairs, presence};
 
 /// Messages in the archive that growth-archive begins with.
 const ARCHIVED: usize = 10_000;
@@ -29,6 +29,10 @@ pub(crate) enum Load {
     GrowSessions(growth::Shape),
     /// Of [`growth::archive`].
     GrowArchive(growth::Shape),
+    /// Of `federation`, with the pairs' users on two servers.
+    Federation(pairs::Shape),
+    /// Of [`blackhole`].
+    Blackhole(blackhole::Shape),
 }
 
 /// A load with its name and with how its users connect.
@@ -53,10 +57,17 @@ impl Workload {
         Self { name: name.into(), transport, security: Security::None, load }
     }
 
-    /// Accounts that it needs.
+    /// Whether it is for two servers that talk to each other.
+    pub(crate) fn is_between_servers(&self) -> bool {
+        matches!(self.load, Load::Federation(_) | Load::Blackhole(_))
+    }
+
+    /// Accounts that it needs on each server.
     pub(crate) fn users(&self) -> usize {
         match self.load {
             Load::Pairs(shape) => shape.pairs * 2,
+            Load::Federation(shape) => shape.pairs,
+            Load::Blackhole(shape) => shape.users(),
             Load::Logins(shape) => shape.users,
             Load::Presence(shape) => shape.contacts + 1,
             Load::Idle(count) => count,
@@ -76,6 +87,9 @@ impl Workload {
             Load::GrowSessions(shape) if subject.is_peer() => {
                 let fewer = growth::Shape { many: shape.many.min(most), ..shape };
                 Ok(Self { load: Load::GrowSessions(fewer), ..self.clone() })
+            }
+            Load::Blackhole(_) if !subject.is_ours_alone() => {
+                Err("the peers do not keep what waits for another domain".to_owned())
             }
             Load::GrowArchive(_) if !subject.archive => Err("it has no archive".to_owned()),
             Load::GrowArchive(shape) if subject.is_peer() => {
@@ -136,6 +150,9 @@ pub(crate) fn all(options: &Options) -> Vec<Workload> {
         let count = options.web_sessions;
         all.push(Workload::on_the_web(format!("idle-{name}-{count}"), transport, Load::Idle(count)));
     }
+    all.push(Workload::new("federation-100x10", none, Load::Federation(shape(100, 10))));
+    let blackhole = blackhole::Shape { pairs: shape(50, 10), rate: options.rate, waiting: options.waiting };
+    all.push(Workload::new("federation-blackhole", none, Load::Blackhole(blackhole)));
     all
 }
 
@@ -181,6 +198,19 @@ mod tests {
         assert_eq!(of("waystation"), Some(options.archived));
         assert_eq!(of("ejabberd-archive"), Some(options.peer_archived));
         assert_eq!((of("waystation-fsync"), of("prosody")), (None, None));
+    }
+
+    #[test]
+    fn what_is_between_servers_is_for_two_of_them() {
+        let options = Options::for_tests();
+        let subject = |name: &str| Subject::parse(name).unwrap();
+        for workload in all(&options) {
+            assert_eq!(workload.is_between_servers(), workload.name.starts_with("federation"));
+        }
+        let hole = all(&options).into_iter().find(|w| w.name == "federation-blackhole").unwrap();
+        let given = |name| hole.for_subject(&subject(name), &options).is_ok();
+        assert!(given("waystation+waystation"));
+        assert!(!given("waystation+prosody") && !given("ejabberd+ejabberd"));
     }
 
     #[test]
