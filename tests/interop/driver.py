@@ -27,6 +27,8 @@ AGENTS = {
     ),
 }
 GO_SENDXMPP = "go-sendxmpp"
+# Servers that others wrote, with a program of each to look for.
+PEERS = {"prosody": "prosody", "ejabberd": "ejabberdctl"}
 
 
 class Failure(Exception):
@@ -132,18 +134,42 @@ class Agent:
         self.errors.close()
 
 
-class Server:
+class Place:
+    """Where clients find a server; `info` describes it as waystation-testserver does."""
+
+    def take_certificate(self, path):
+        """Its certificate is self-signed; the clients are told to trust it and still check its name."""
+        self.certificate = str(path)
+        path.write_text(ssl.get_server_certificate(self.address("direct")))
+
+    def address(self, security):
+        address, port = self.info["c2s_tls" if security == "direct" else "c2s"].rsplit(":", 1)
+        return address, int(port)
+
+
+class Peer(Place):
+    """A second server, which the one under test meets."""
+
+    def __init__(self, info, folder):
+        self.info = info
+        self.accounts = info["accounts"]
+        self.take_certificate(Path(folder) / "peer.pem")
+
+
+class Server(Place):
     """The server under test: started here, or one that `--at` describes."""
 
-    def __init__(self, options, users, folder, settings=()):
-        """`settings` are further keys of ours, as KEY=TOML."""
+    def __init__(self, options, users, folder, settings=(), peer=None):
+        """`settings` are further keys of ours, as KEY=TOML; `peer` is the kind of a second server that it meets."""
         self.process = None
+        self.peer = None
         if options.at:
             self.info = json.loads(Path(options.at).read_text())
         else:
             program = Path(options.testserver or built("waystation-testserver"))
             command = [program, "--server", options.server, "--tls-required", "--users", ",".join(users)]
             command += [part for setting in settings for part in ("--set", setting)]
+            command += ["--peer", peer] if peer else []
             self.process = subprocess.Popen(
                 [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
@@ -152,16 +178,11 @@ class Server:
                 raise SystemExit(f"{options.server} did not start")
             self.info = json.loads(line)
         self.accounts = self.info["accounts"]
+        if peer:
+            self.peer = Peer(self.info["peer"], folder)
         # Only a server that was started here may be killed, and only ours promises what comes after.
         self.survives = self.process is not None and self.info["server"] == "waystation"
-        # The certificate is self-signed; the clients are told to trust it and still check its name.
-        address, port = self.address("direct")
-        self.certificate = str(Path(folder) / "server.pem")
-        Path(self.certificate).write_text(ssl.get_server_certificate((address, port)))
-
-    def address(self, security):
-        address, port = self.info["c2s_tls" if security == "direct" else "c2s"].rsplit(":", 1)
-        return address, int(port)
+        self.take_certificate(Path(folder) / "server.pem")
 
     @contextlib.contextmanager
     def killed(self):
@@ -192,9 +213,12 @@ def built(name):
 
 
 def missing(name):
-    """How to get a client that is not here, or None."""
+    """How to get a client or a server that is not here, or None."""
     if name == GO_SENDXMPP:
         return None if shutil.which(GO_SENDXMPP) else "apt-get install go-sendxmpp"
+    if name in PEERS:
+        there = shutil.which(PEERS[name], path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        return None if there else f"apt-get install {name}"
     command, needs, hint = AGENTS[name]
     there = Path(needs).exists() and shutil.which(str(command[0]))
     return None if there else hint

@@ -25,11 +25,10 @@ class Managed:
         self.down = False
         self.muted = False
         self.told = 0
-        replaced = ("_process_incoming", "_process_outgoing", "_send_stanza")
+        replaced = ("_process_incoming", "_process_outgoing")
         self.plain = {name: getattr(self.stream, name) for name in replaced}
         self.stream._process_incoming = self.process_incoming
         self.stream._process_outgoing = self.process_outgoing
-        self.stream._send_stanza = self.send_stanza
         self.stream._resume_sm = self.resume
         # Its first pause is one second otherwise.
         client.backoff_start = datetime.timedelta(seconds=0.05)
@@ -76,24 +75,24 @@ class Managed:
         self.plain["_process_incoming"](xmlstream, entry)
 
     def process_outgoing(self, xmlstream, token):
-        """When the connection closes while aioxmpp sends, it would put the first stanza into its queue again."""
-        try:
-            self.plain["_process_outgoing"](xmlstream, token)
-        except Exception as error:
-            if token not in self.stream._sm_unacked_list:
-                raise
-            logging.info("the rest is sent later: %s", error)
+        """aioxmpp drops a stanza that meets a connection which is just closing, or puts it into its queue again,
+        or gives up when its `<r/>` does; here all of it counts as sent, so that a resumption sends it again."""
+        if self.stream.sm_enabled:
+            xmlstream = Closing(xmlstream)
+        self.plain["_process_outgoing"](xmlstream, token)
 
-    def send_stanza(self, xmlstream, token):
-        """aioxmpp drops a stanza that meets a connection which is just closing; here it is sent again later."""
+
+class Closing:
+    """A connection of which the stream learns by itself that it is gone: what it refuses is no failure."""
+
+    def __init__(self, xmlstream):
+        self.xmlstream = xmlstream
+
+    def send_xso(self, element):
         try:
-            xmlstream._require_connection()
-        except Exception:
-            if not self.stream.sm_enabled:
-                raise
-            self.stream._sm_unacked_list.append(token)
-        else:
-            self.plain["_send_stanza"](xmlstream, token)
+            self.xmlstream.send_xso(element)
+        except Exception as error:
+            logging.info("is sent again later: %s", error)
 
 
 async def nowhere(*_, **__):
