@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where secrets are compared, and how often. A new place belongs here once it was looked at.
-const COMPARED: [(&str, usize); 5] = [
+const COMPARED: [(&str, usize); 6] = [
     // `Secret::ct_eq` itself.
     ("server/auth/src/crypto.rs", 1),
     // StoredKey against the client's proof (SCRAM), and against what a password gives (PLAIN).
@@ -26,6 +26,8 @@ const COMPARED: [(&str, usize); 5] = [
     ("server/auth/src/server.rs", 2),
     // The keys of BOSH requests (XEP-0124 15).
     ("modules/bosh/src/keys.rs", 3),
+    // The keys of dialback (XEP-0220 2.2.2).
+    ("modules/federation/src/keys.rs", 1),
 ];
 
 /// Words in the names of values that are secret, or guard something.
