@@ -40,8 +40,7 @@ impl Keys {
     /// holds no space, so that the two spaces separate the three fields without a doubt.
     pub(crate) fn make(&self, receiving: &str, originating: &str, stream: &str) -> String {
         debug_assert!(!receiving.contains(' ') && !originating.contains(' '), "a domain is not prepared");
-        // Cannot fail: HMAC takes a key of any length.
-        #[allow(clippy::unwrap_used)]
+        #[expect(clippy::unwrap_used, reason = "cannot fail: HMAC takes a key of any length")]
         let mut mac = Hmac::<Sha256>::new_from_slice(self.hashed.as_bytes()).unwrap();
         for part in [receiving, " ", originating, " ", stream] {
             mac.update(part.as_bytes());

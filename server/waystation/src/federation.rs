@@ -13,9 +13,9 @@ use waystation_route::Router;
 use waystation_route::domain::DomainConfig;
 use waystation_route::remote::{Forbidden, Pair, RemoteStreams, StreamRequest};
 use waystation_runtime::{Arbiters, Drain};
-use waystation_transport::{AddressLimits, Admission, Listener, TlsAcceptor};
+use waystation_transport::{Listener, TlsAcceptor};
 
-use crate::limits::stanza_limits;
+use crate::limits::{admission, stanza_limits};
 
 /// Listeners of other servers, bound and not yet accepting, and what serves them; `None` without federation.
 pub(crate) struct FederationListeners {
@@ -45,7 +45,8 @@ impl FederationListeners {
             drain: drain.signal(),
         })?;
         router.set_remote_streams(Arc::new(ToServers(Arc::downgrade(&federation))));
-        let admission = admission(config);
+        // Of their own, so that a flood of new ones costs clients nothing; federation counts the streams itself.
+        let admission = admission(config, 0);
         let plain = config.listen.s2s.iter().map(|address| (*address, false));
         let wanted = plain.chain(config.listen.s2s_tls.iter().map(|address| (*address, true)));
         let listeners = wanted
@@ -98,22 +99,6 @@ impl RemoteStreams for ToServers {
             federation.open(request);
         }
     }
-}
-
-/// Streams of other servers are few and counted by federation itself once they are accepted: here only new
-/// ones are, so that a flood of them costs clients nothing.
-fn admission(config: &Config) -> Admission {
-    let limits = &config.limits;
-    Admission::new(if limits.disabled {
-        AddressLimits::unlimited()
-    } else {
-        AddressLimits {
-            connections: config.federation.streams_per_address,
-            rate: f64::from(limits.connection_rate),
-            burst: limits.connection_burst,
-            ..AddressLimits::default()
-        }
-    })
 }
 
 fn settings(config: &Config) -> Settings {

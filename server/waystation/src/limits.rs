@@ -1,4 +1,4 @@
-//! The limits of clients as the configuration wants them.
+//! The limits of clients and addresses as the configuration wants them.
 //!
 //! What must hold: `limits.disabled` switches off those on rates and failures, and only those.
 
@@ -6,6 +6,22 @@ use waystation_auth::{Bucket, FailureLimits};
 use waystation_c2s::{Limits, Rate, RecipientLimit};
 use waystation_config::Config;
 use waystation_core::xml;
+use waystation_transport::{AddressLimits, Admission};
+
+/// The limits by address, of all listeners that share this: `connections` open at once, 0 for any number.
+pub(crate) fn admission(config: &Config, connections: u32) -> Admission {
+    let limits = &config.limits;
+    Admission::new(if limits.disabled {
+        AddressLimits::unlimited()
+    } else {
+        AddressLimits {
+            connections,
+            rate: f64::from(limits.connection_rate),
+            burst: limits.connection_burst,
+            ..AddressLimits::default()
+        }
+    })
+}
 
 /// Failed logins.
 pub(crate) fn failure_limits(config: &Config) -> FailureLimits {

@@ -28,13 +28,13 @@ use waystation_route::{Intake, IqTable, Router, RouterConfig};
 use waystation_runtime::{Arbiters, Drain, DrainSignal};
 use waystation_storage::DataDir;
 use waystation_transport::{
-    AddressLimits, Admission, DevelopmentOrigin, HostCertificate, Listener, TlsAcceptor, TlsSettings,
+    Admission, DevelopmentOrigin, HostCertificate, Listener, TlsAcceptor, TlsSettings,
     ensure_development_certificate,
 };
 
 use crate::admin::{self, AdminSocket, Backend, Dispatcher, storage_options};
 use crate::federation::{FederationListeners, domain_config};
-use crate::limits::{c2s_limits, failure_limits, recipient_limit};
+use crate::limits::{admission, c2s_limits, failure_limits, recipient_limit};
 use crate::queue::Committing;
 use crate::registry::{Handle, Registry};
 use crate::web::{WebListeners, chat_page, networks};
@@ -162,7 +162,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     };
 
     // The drain waits for whoever holds a signal; what the server itself holds must not count.
-    let admission = admission(config);
+    let admission = admission(config, config.limits.connections_per_address);
     let web = WebListeners::bind(config, &admission)?;
     let web_listening = web.addresses();
     let federation = FederationListeners::bind(config, &router, &tls, &drain)?;
@@ -342,21 +342,6 @@ fn contacts(config: &Config) -> Contacts {
 fn mechanism(named: waystation_config::Mechanism) -> Option<waystation_auth::Mechanism> {
     use waystation_config::Named;
     named.as_name().parse().ok()
-}
-
-/// The limits by address, of all listeners together.
-fn admission(config: &Config) -> Admission {
-    let limits = &config.limits;
-    Admission::new(if limits.disabled {
-        AddressLimits::unlimited()
-    } else {
-        AddressLimits {
-            connections: limits.connections_per_address,
-            rate: f64::from(limits.connection_rate),
-            burst: limits.connection_burst,
-            ..AddressLimits::default()
-        }
-    })
 }
 
 /// Opens the listeners of clients, then begins to accept.
