@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use waystation_core::Jid;
 
-use crate::kinds::Host;
-use crate::suggest;
+use crate::kinds::{Host, unknown_keys};
 use crate::value::{Bounds, Fault, Leaf, Value, quote};
 
 /// A domain, or with `*.` before it all of its subdomains (itself not included).
@@ -158,12 +157,7 @@ impl Leaf for Peer {
             faults.push(Fault::unexpected(value, &Self::expected(bounds), None));
             return None;
         };
-        for name in table.keys().filter(|name| !Self::KEYS.contains(&&**name.get_ref())) {
-            let help = suggest::nearest(name.get_ref(), Self::KEYS.into_iter())
-                .map(|known| format!("did you mean `{known}`?"));
-            let message = format!("unknown key `{}`, expected {}", name.get_ref(), Self::KEYS.join(", "));
-            faults.push(Fault { span: name.span(), message, help });
-        }
+        faults.extend(unknown_keys(table, &Self::KEYS, &Self::KEYS.join(", ")));
         let before = faults.len();
         let member = |name: &str| table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
         let domain = member("domain").map(|v| DomainPattern::parse(v, None, faults));

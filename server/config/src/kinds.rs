@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 
+use toml::de::DeTable;
 use waystation_core::Jid;
 use waystation_core::storage::Durability;
 
@@ -351,6 +352,19 @@ impl Leaf for LogModules {
     }
 }
 
+/// A fault for each key of a table that has none of the names `known`, which are `listed` for the reader.
+pub(crate) fn unknown_keys(table: &DeTable<'_>, known: &'static [&'static str], listed: &str) -> Vec<Fault> {
+    let unknown = table.keys().filter(|name| !known.contains(&&**name.get_ref()));
+    unknown
+        .map(|name| {
+            let help = suggest::nearest(name.get_ref(), known.iter().copied())
+                .map(|known| format!("did you mean `{known}`?"));
+            let message = format!("unknown key `{}`, expected {listed}", name.get_ref());
+            Fault { span: name.span(), message, help }
+        })
+        .collect()
+}
+
 /// The certificate of some hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
@@ -384,15 +398,7 @@ impl Leaf for Certificate {
             faults.push(Fault::unexpected(value, &Self::expected(bounds), None));
             return None;
         };
-        for name in table.keys().filter(|name| !Self::KEYS.contains(&&**name.get_ref())) {
-            let help = suggest::nearest(name.get_ref(), Self::KEYS.into_iter())
-                .map(|known| format!("did you mean `{known}`?"));
-            faults.push(Fault {
-                span: name.span(),
-                message: format!("unknown key `{}`, expected hosts, chain and key", name.get_ref()),
-                help,
-            });
-        }
+        faults.extend(unknown_keys(table, &Self::KEYS, "hosts, chain and key"));
         let mut member = |name: &str| {
             let found = table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
             if found.is_none() {
