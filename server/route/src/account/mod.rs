@@ -20,14 +20,12 @@ mod steps;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use actix::fut::ActorFuture;
-use actix::{Actor, ActorContext, AsyncContext};
+use actix::{Actor, AsyncContext};
 use tokio::sync::oneshot;
 use waystation_core::account::AccountPresence;
 use waystation_core::queue::{QueueName, RecordId};
@@ -38,6 +36,7 @@ use waystation_core::{
 use waystation_runtime::{Inlet, Weigh, after_others, wheel};
 
 use crate::mail::{AccountMail, BindError, SessionMail, SessionOutlet};
+use crate::pump::Pump;
 use crate::receipt::Receipts;
 use crate::router::Router;
 use crate::stream::{ResumeError, ResumeRequest, Resumption};
@@ -173,27 +172,7 @@ impl Actor for AccountRoute {
     type Context = actix::Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.spawn(Pump);
-    }
-}
-
-/// The actor's only spawned item: all its work is done in its poll, so that a wake costs one.
-struct Pump;
-
-impl ActorFuture<AccountRoute> for Pump {
-    type Output = ();
-
-    fn poll(
-        self: Pin<&mut Self>,
-        route: &mut AccountRoute,
-        ctx: &mut actix::Context<AccountRoute>,
-        task: &mut Context<'_>,
-    ) -> Poll<()> {
-        if route.turn(task).is_ready() {
-            ctx.stop();
-            return Poll::Ready(());
-        }
-        Poll::Pending
+        ctx.spawn(Pump(Self::turn));
     }
 }
 

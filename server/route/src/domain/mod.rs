@@ -28,8 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use actix::fut::ActorFuture;
-use actix::{Actor, ActorContext, AsyncContext};
+use actix::{Actor, AsyncContext};
 use tokio::sync::oneshot;
 use waystation_core::queue::{QueueError, QueueStats, RecordId};
 use waystation_core::storage::BoxFuture;
@@ -43,6 +42,7 @@ pub use info::{DomainInfo, DomainState};
 pub(crate) use limits::NewDomains;
 
 use crate::mail::STANZA_OVERHEAD;
+use crate::pump::Pump;
 use crate::remote::{Resume, StreamEnd, StreamInfo};
 use crate::router::Router;
 use bounce::Bounces;
@@ -155,27 +155,7 @@ impl Actor for DomainRoute {
     type Context = actix::Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.spawn(Pump);
-    }
-}
-
-/// The actor's only spawned item.
-struct Pump;
-
-impl ActorFuture<DomainRoute> for Pump {
-    type Output = ();
-
-    fn poll(
-        self: Pin<&mut Self>,
-        route: &mut DomainRoute,
-        ctx: &mut actix::Context<DomainRoute>,
-        task: &mut Context<'_>,
-    ) -> Poll<()> {
-        if route.turn(task).is_ready() {
-            ctx.stop();
-            return Poll::Ready(());
-        }
-        Poll::Pending
+        ctx.spawn(Pump(Self::turn));
     }
 }
 
