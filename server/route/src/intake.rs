@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 use waystation_core::queue::{
@@ -25,6 +25,7 @@ use waystation_runtime::Weigh;
 use crate::directory::AccountOutlet;
 use crate::domain::{Domain, Reservation};
 use crate::mail::AccountMail;
+use crate::pace::{Pace, Pause};
 use crate::receipt::Receipt;
 use crate::router::Router;
 
@@ -190,8 +191,10 @@ struct Waiting {
     waiting_bytes: usize,
     /// The same with those of what is being committed.
     bytes: usize,
-    /// Something waits that somebody waits for.
-    urgent: bool,
+    /// How many wait that somebody waits for.
+    urgent: usize,
+    /// So many of them are waited for before they are committed; 0 outside a pause.
+    wanted: usize,
     failed: bool,
     stopped: bool,
     /// How many items were offered, and how many of them were taken to be committed.
@@ -200,6 +203,13 @@ struct Waiting {
     /// Acknowledgements that wait for another attempt, and the last that was offered again.
     retrying: usize,
     retried: u64,
+}
+
+impl Waiting {
+    /// True when there is no more reason for a pause.
+    fn ends_pause(&self) -> bool {
+        self.urgent >= self.wanted || self.waiting_bytes > MAX_BATCH_BYTES / 2 || self.stopped
+    }
 }
 
 /// The intake of one server.
@@ -292,12 +302,13 @@ impl Intake {
             waiting.offered += 1;
             number = waiting.offered;
             let urgent = !matches!(item, Item::Done(..));
-            let wakes = waiting.items.is_empty() || (urgent && !waiting.urgent);
-            waiting.urgent |= urgent;
+            let first = waiting.items.is_empty() || (urgent && waiting.urgent == 0);
+            waiting.urgent += usize::from(urgent);
             waiting.bytes += weight;
             waiting.waiting_bytes += weight;
             waiting.waiting_count += count;
             waiting.items.push_back(item);
+            let wakes = if waiting.wanted == 0 { first } else { waiting.ends_pause() };
             if !wakes {
                 return number;
             }
@@ -339,9 +350,14 @@ impl Intake {
     /// Commits what is offered until it is stopped or the log fails.
     pub async fn run(self: Arc<Self>, router: Weak<Router>) {
         let mut items = VecDeque::new();
+        let mut pace = Pace::new();
+        let mut pause = None;
         loop {
-            self.gather().await;
-            let weight = self.take(&mut items);
+            match pause.take() {
+                Some(pause) => pace.paused(&pause, self.pause(&pause).await),
+                None => self.gather().await,
+            }
+            let (weight, urgent) = self.take(&mut items);
             if items.is_empty() {
                 if self.lock().stopped {
                     return;
@@ -351,7 +367,9 @@ impl Intake {
             }
             let batch = to_batch(&items);
             let at = SystemTime::now();
+            let begun = Instant::now();
             let result = if batch.is_empty() { Ok(Vec::new()) } else { self.backend.commit(batch).await };
+            let took = begun.elapsed();
             let Some(router) = router.upgrade() else { return };
             match result {
                 Ok(ids) => {
@@ -383,7 +401,22 @@ impl Intake {
             if waiting.retrying == 0 && waiting.taken >= waiting.retried {
                 self.effected.store(waiting.taken, Ordering::Release);
             }
+            pause = pace.committed(took, urgent, waiting.urgent, Instant::now());
         }
+    }
+
+    /// Waits as long as is worth it before a commit; how many then wait that somebody waits for.
+    async fn pause(&self, pause: &Pause) -> usize {
+        self.lock().wanted = pause.wanted;
+        let enough = async {
+            while !self.lock().ends_pause() {
+                self.wake.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout_at(pause.until.into(), enough).await;
+        let mut waiting = self.lock();
+        waiting.wanted = 0;
+        waiting.urgent
     }
 
     /// Nobody waits for a record to leave its queue: that alone is no reason for a flush, and
@@ -391,7 +424,7 @@ impl Intake {
     async fn gather(&self) {
         let lazy = {
             let waiting = self.lock();
-            !waiting.items.is_empty() && !waiting.urgent && !waiting.stopped
+            !waiting.items.is_empty() && waiting.urgent == 0 && !waiting.stopped
         };
         if lazy {
             // Woken by something urgent, or not.
@@ -399,16 +432,17 @@ impl Intake {
         }
     }
 
-    /// Puts into `items`, which is empty, what is committed next; its weight. All that waits, most
+    /// Puts into `items`, which is empty, what is committed next; its weight, and how many of it somebody waits
+    /// for. All that waits, most
     /// often: then the two queues change places, and no item is moved.
-    fn take(&self, items: &mut VecDeque<Item>) -> usize {
+    fn take(&self, items: &mut VecDeque<Item>) -> (usize, usize) {
         let mut waiting = self.lock();
         if waiting.waiting_count <= MAX_ITEMS && waiting.waiting_bytes <= MAX_BATCH_BYTES / 2 {
             std::mem::swap(&mut waiting.items, items);
             waiting.taken += items.len() as u64;
-            waiting.urgent = false;
             waiting.waiting_count = 0;
-            return std::mem::take(&mut waiting.waiting_bytes);
+            let weight = std::mem::take(&mut waiting.waiting_bytes);
+            return (weight, std::mem::take(&mut waiting.urgent));
         }
         let (mut weight, mut count) = (0, 0);
         while let Some(next) = waiting.items.front()
@@ -423,8 +457,9 @@ impl Intake {
         waiting.waiting_count -= count;
         waiting.waiting_bytes -= weight;
         // What did not fit is not looked at one by one.
-        waiting.urgent = !waiting.items.is_empty();
-        weight
+        let urgent = waiting.urgent.min(items.len());
+        waiting.urgent = waiting.items.len();
+        (weight, urgent)
     }
 
     /// Nothing of a batch was stored: senders are told, and what needs no room is tried again.

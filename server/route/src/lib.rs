@@ -14,6 +14,7 @@ pub mod domain;
 pub mod intake;
 pub mod iq;
 pub mod mail;
+mod pace;
 mod pump;
 pub mod receipt;
 mod recent;

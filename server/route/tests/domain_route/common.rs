@@ -75,7 +75,8 @@ pub(crate) async fn world_in(folder: &Path, config: DomainConfig) -> World {
 
 pub(crate) async fn world_on(inner: Arc<dyn QueueBackend>, config: DomainConfig) -> World {
     let [full, slow, late] = [(); 3].map(|()| AtomicBool::new(false));
-    let queue = Arc::new(Queue { inner, full, slow, late, read: AtomicU64::new(0) });
+    let [takes, commits, read] = [(); 3].map(|()| AtomicU64::new(0));
+    let queue = Arc::new(Queue { inner, full, slow, late, takes, commits, read });
     let intake = Intake::new(queue.clone()).await.unwrap();
     let storage = Arc::new(Rows::default());
     let roster = RosterModule::new(storage.clone(), RosterConfig::default());

@@ -7,5 +7,6 @@ mod histories;
 mod limits;
 mod order;
 mod outage;
+mod pace;
 mod peer;
 mod stores;

@@ -23,6 +23,9 @@ pub(crate) struct Queue {
     pub(crate) slow: AtomicBool,
     /// What is committed takes its time to be there.
     pub(crate) late: AtomicBool,
+    /// How many milliseconds a commit takes, and how many there were.
+    pub(crate) takes: AtomicU64,
+    pub(crate) commits: AtomicU64,
     /// How often a domain's queue was read.
     pub(crate) read: AtomicU64,
 }
@@ -39,6 +42,15 @@ impl QueueBackend for Queue {
             let inner = self.inner.clone();
             return Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(500)).await;
+                inner.commit(batch).await
+            });
+        }
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        let takes = Duration::from_millis(self.takes.load(Ordering::SeqCst));
+        if !takes.is_zero() {
+            let inner = self.inner.clone();
+            return Box::pin(async move {
+                tokio::time::sleep(takes).await;
                 inner.commit(batch).await
             });
         }
