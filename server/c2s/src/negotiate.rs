@@ -50,6 +50,10 @@ pub fn accept(shared: Arc<C2s>, connection: DetachedConnection, direct_tls: bool
         match result {
             Ok(account) => {
                 let Stream { conn, framer, buffer, host, .. } = stream;
+                if shared.arbiters.is_here(shared.arbiters.place(account.as_str())) {
+                    // Nothing has to be taken off this runtime and put on it again.
+                    return bind_here(shared, Stream::resumed(conn, framer, buffer, host), account).await;
+                }
                 match conn.detach() {
                     Ok(conn) => bind_on_the_accounts_arbiter(shared, conn, framer, buffer, host, account),
                     Err(error) => tracing::debug!(%error, "connection lost after authentication"),
@@ -92,15 +96,18 @@ pub(crate) fn bind_on_the_accounts_arbiter(
             Ok(conn) => conn,
             Err(error) => return tracing::debug!(%error, "connection lost after authentication"),
         };
-        actix_rt::spawn(async move {
-            let mut stream = Stream::resumed(conn, framer, buffer, host);
-            let limit = shared.limits.unauthenticated;
-            match guarded(&shared, limit, bind(&mut stream, &shared, &account)).await {
-                Ok(bound) => start(shared, stream, bound, account),
-                Err(failure) => stream.end(&shared, failure).await,
-            }
-        });
+        let stream = Stream::resumed(conn, framer, buffer, host);
+        actix_rt::spawn(bind_here(shared, stream, account));
     });
+}
+
+/// Binds a resource and starts the session, on the account's arbiter.
+async fn bind_here(shared: Arc<C2s>, mut stream: Stream, account: Jid) {
+    let limit = shared.limits.unauthenticated;
+    match guarded(&shared, limit, bind(&mut stream, &shared, &account)).await {
+        Ok(bound) => start(shared, stream, bound, account),
+        Err(failure) => stream.end(&shared, failure).await,
+    }
 }
 
 fn start(shared: Arc<C2s>, stream: Stream, bound: Bound, account: Jid) {

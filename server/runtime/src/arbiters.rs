@@ -4,11 +4,17 @@
 //! JID's hash, so that a message between them wakes no other thread; arbiter 0 is the
 //! system's own thread, so that a server on one core runs on one thread.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_rt::{Arbiter, ArbiterHandle};
+
+thread_local! {
+    /// Which arbiter this thread is, once a set of them was started.
+    static HERE: Cell<Option<usize>> = const { Cell::new(None) };
+}
 
 /// The server's arbiters.
 pub struct Arbiters {
@@ -24,10 +30,13 @@ impl Arbiters {
     ///
     /// Must be called inside a running actix system.
     pub fn start(count: usize) -> Self {
+        HERE.set(Some(0));
         let mut handles = vec![Arbiter::current()];
         let mut owned = Vec::new();
-        for _ in 1..count.max(1) {
+        for index in 1..count.max(1) {
             let arbiter = Arbiter::new();
+            // Before anything else can run there.
+            arbiter.spawn_fn(move || HERE.set(Some(index)));
             handles.push(arbiter.handle());
             owned.push(arbiter);
         }
@@ -48,6 +57,11 @@ impl Arbiters {
         bare_jid.hash(&mut hasher);
         // The remainder is below the count, which is a usize.
         (hasher.finish() % self.handles.len() as u64) as usize
+    }
+
+    /// True on the thread of this arbiter.
+    pub fn is_here(&self, index: usize) -> bool {
+        HERE.get() == Some(index)
     }
 
     /// Runs `start` on an arbiter's thread, where it may start actors and local tasks. False
@@ -82,6 +96,8 @@ impl Arbiters {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[actix_rt::test]
@@ -93,10 +109,15 @@ mod tests {
             (0..100).map(|i| arbiters.place(&format!("u{i}@b"))).collect();
         assert_eq!(used.len(), 3);
         let (tx, rx) = tokio::sync::oneshot::channel();
+        let arbiters = Arc::new(arbiters);
+        let there = Arc::clone(&arbiters);
         assert!(arbiters.run_on(2, move || {
-            let _ = tx.send(std::thread::current().id());
+            let _ = tx.send((std::thread::current().id(), [0, 1, 2].map(|index| there.is_here(index))));
         }));
-        assert_ne!(rx.await.unwrap(), std::thread::current().id());
+        let (id, is_here) = rx.await.unwrap();
+        assert_ne!(id, std::thread::current().id());
+        assert_eq!(is_here, [false, false, true]);
+        assert_eq!([0, 1, 2].map(|index| arbiters.is_here(index)), [true, false, false]);
         let mut turns = std::collections::HashSet::new();
         for _ in 0..3 {
             let (tx, rx) = tokio::sync::oneshot::channel();

@@ -63,6 +63,9 @@ impl Connection {
     pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let mut scratch = Scratch::read();
         loop {
+            if self.tls.as_ref().is_some_and(|tls| tls.has_only_tickets()) {
+                return Poll::Ready(Ok(()));
+            }
             if let Err(error) = ready!(self.poll_flush_wire(cx)) {
                 return Poll::Ready(Err(error));
             }
@@ -107,7 +110,7 @@ impl Connection {
                         self.queued.release();
                         ready!(self.poll_flush_wire(cx))?;
                     } else {
-                        ready!(self.poll_flush(cx))?;
+                        ready!(self.poll_flush_to_last_record(cx))?;
                         if let Some(tls) = &mut self.tls {
                             // Without it (the keys are used up) the peer still gets the FIN.
                             let _ = tls.close_notify();

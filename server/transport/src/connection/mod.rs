@@ -195,9 +195,14 @@ impl Connection {
         self.tls.as_ref().map_or(&[], |tls| tls.peer_certificates())
     }
 
-    /// Bytes that wait to be sent: queued ones, and encrypted ones that the socket has not taken.
+    /// Bytes that wait to be sent: queued ones, and encrypted ones that the socket has not taken. Tickets,
+    /// which wait for data to leave with, do not count.
     pub fn queued_bytes(&self) -> usize {
-        self.queued.len() + self.tls.as_ref().map_or(0, |tls| tls.wire_out().len())
+        let encrypted = match &self.tls {
+            Some(tls) if !tls.has_only_tickets() => tls.wire_out().len(),
+            _ => 0,
+        };
+        self.queued.len() + encrypted
     }
 
     /// Queues `bytes` for sending. Large ones are shared, not copied. There is no limit here: the holder

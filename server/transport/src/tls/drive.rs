@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) pending: Vec<u8>,
     pub(super) wire_out: Vec<u8>,
     pub(super) wire_out_start: usize,
+    /// All of `wire_out` is tickets, which no peer waits for.
+    pub(super) only_tickets: bool,
     /// Data decrypted while nobody was reading: what followed the handshake, at most a record per write.
     pub(super) early: Vec<u8>,
     pub(super) phase: Phase,
@@ -68,6 +70,7 @@ impl State {
             pending: Vec::new(),
             wire_out: Vec::new(),
             wire_out_start: 0,
+            only_tickets: false,
             early: Vec::new(),
             phase,
             unread: false,

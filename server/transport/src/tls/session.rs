@@ -182,6 +182,7 @@ impl TlsSession {
 
     /// Adds bytes for the socket behind those waiting there.
     pub(crate) fn push_wire(&mut self, bytes: &[u8]) {
+        self.state.only_tickets = false;
         self.state.wire_out.extend_from_slice(bytes);
     }
 
@@ -190,13 +191,21 @@ impl TlsSession {
         if self.state.wire_out_start >= self.state.wire_out.len() {
             self.state.wire_out = Vec::new();
             self.state.wire_out_start = 0;
+            self.state.only_tickets = false;
         }
+    }
+
+    /// True while what waits for the socket is tickets alone: no client waits for them, so that they may
+    /// leave in one write with the first data.
+    pub(crate) fn has_only_tickets(&self) -> bool {
+        self.state.only_tickets
     }
 
     /// Forgets the output, which can no longer be sent.
     pub(crate) fn abandon_wire(&mut self) {
         self.state.wire_out = Vec::new();
         self.state.wire_out_start = 0;
+        self.state.only_tickets = false;
         self.state.failed = true;
     }
 
@@ -252,6 +261,8 @@ impl TlsSession {
             self.state.failed = true;
             return Err(TransportError::HandshakeIncomplete);
         };
+        // The rest of the server's flight was sent before the client's could be read.
+        self.state.only_tickets = matches!(self.side, Side::Server(_)) && version == ProtocolVersion::TLSv1_3;
         let info = TlsInfo {
             version: match version {
                 ProtocolVersion::TLSv1_3 => TlsVersion::Tls13,

@@ -210,7 +210,7 @@ pub(crate) async fn read_until(
 }
 
 #[derive(Debug)]
-struct TrustAll;
+pub(crate) struct TrustAll;
 
 impl ServerCertVerifier for TrustAll {
     fn verify_server_cert(

@@ -1,10 +1,16 @@
 //! Handshakes: versions, names, ALPN, channel bindings, resumption, and data around them.
 
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
 use sha2::{Digest, Sha256, Sha384, Sha512};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use waystation_transport::{Connection, Flow, HostCertificate, ReadOutcome, TlsVersion, TransportError};
 
 use crate::common::*;
@@ -191,6 +197,52 @@ fn tls_server_end_point_hashes_as_the_certificate_was_signed() {
                 assert_eq!(ours, expected(presented).as_deref(), "{key_type:?} {digest}");
             });
         }
+    }
+}
+
+#[test]
+fn the_ticket_leaves_in_one_write_with_the_first_data() {
+    let certificates = Certificates::new(&["localhost"]);
+    run(async {
+        let (mut server, mut client) = tls_pair(&certificates.acceptor(), client_config(&[&TLS13])).await;
+        // What is sent over loopback is there when the call returns.
+        let arrived = |client: &TlsStream<TcpStream>| {
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            SockRef::from(client.get_ref().0).peek(&mut buffer).map_err(|error| error.kind())
+        };
+        assert_eq!(arrived(&client), Err(ErrorKind::WouldBlock));
+        assert_eq!(server.queued_bytes(), 0, "nothing waits for the socket");
+        server.queue_slice(b"x");
+        server.flush().await.unwrap();
+        let both = arrived(&client).unwrap();
+        assert!(both > 100, "{both} bytes are no ticket and data");
+        assert_eq!(client.read_u8().await.unwrap(), b'x');
+    });
+}
+
+/// AES-128-GCM is chosen however the client orders its suites, and nothing is refused that it has instead.
+#[test]
+fn suites_are_in_the_servers_order() {
+    use rustls::CipherSuite::*;
+    let certificates = Certificates::new(&["localhost"]);
+    for (version, only, chosen) in [
+        (&TLS13, None, TLS13_AES_128_GCM_SHA256),
+        (&TLS13, Some(TLS13_CHACHA20_POLY1305_SHA256), TLS13_CHACHA20_POLY1305_SHA256),
+        (&TLS12, None, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+        (&TLS12, Some(TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384), TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    ] {
+        run(async {
+            let mut provider = rustls::crypto::ring::default_provider();
+            provider.cipher_suites.retain(|suite| only.is_none_or(|only| suite.suite() == only));
+            let config = ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(TrustAll))
+                .with_no_client_auth();
+            let (server, _client) = tls_pair(&certificates.acceptor(), config).await;
+            assert_eq!(Some(server.tls_info().unwrap().cipher_suite()), chosen.as_str());
+        });
     }
 }
 

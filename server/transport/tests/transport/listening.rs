@@ -66,6 +66,27 @@ fn accepted_connections_work_and_stopping_stops() {
 }
 
 #[test]
+fn accepted_sockets_do_not_wait_to_send_and_notice_a_peer_that_vanished() {
+    run(async {
+        let admission = Admission::new(AddressLimits::unlimited());
+        let listener = Listener::bind(LOOPBACK, admission).unwrap();
+        let address = listener.local_addr();
+        let (sender, mut accepted) = tokio::sync::mpsc::channel(1);
+        tokio::task::spawn_local(listener.run_streams(std::future::pending(), move |one| {
+            sender.try_send(one.stream).unwrap();
+        }));
+        let _client = TcpStream::connect(address).await.unwrap();
+        let stream = accepted.recv().await.unwrap();
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 600);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 60);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
+    });
+}
+
+#[test]
 fn an_address_has_no_more_connections_than_allowed() {
     run(async {
         let limits = AddressLimits { connections: 3, rate: 0.0, burst: 0, tracked: 10 };
