@@ -1,8 +1,8 @@
-//! One user whose contacts are all there, and who keeps changing its presence.
+//! One user or some, whose contacts are the same and all there, and who keep changing their presence.
 //!
-//! The next change is sent when every contact has the last one, so that no
+//! A user's next change is sent when every contact has its last one, so that no
 //! server is measured by what it may drop. What counts is copies delivered.
-//! The status begins with the time of sending.
+//! The status is the time of sending and the number of the user.
 
 use std::cell::Cell;
 use std::io;
@@ -29,7 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The shape of the load.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Shape {
-    /// Contacts that see the user's presence.
+    /// Users who change their presence.
+    pub(crate) users: usize,
+    /// Contacts that see the presence of each of them.
     pub(crate) contacts: usize,
     /// Seconds of load before measuring.
     pub(crate) warm_up: f64,
@@ -53,31 +55,47 @@ pub(crate) struct Outcome {
 struct Shared {
     ground: Ground,
     copies: Cell<u64>,
-    arrived: Notify,
+    users: Vec<User>,
     start: Finder<'static>,
+}
+
+/// What has arrived of one user's presence.
+#[derive(Default)]
+struct User {
+    copies: Cell<u64>,
+    /// Every contact has got the last change.
+    arrived: Notify,
 }
 
 /// Runs the load against the server with this process id.
 pub(crate) async fn run(at: &Endpoint, pid: u32, access: Access, shape: Shape) -> Result<Outcome, Failure> {
-    let mut clients = sessions::open(at, access, 0..shape.contacts + 1).await?;
-    let mut user = clients.remove(0);
-    tokio::time::timeout(PATIENCE, subscribe(&mut user, &mut clients))
+    let mut clients = sessions::open(at, access, 0..shape.users + shape.contacts).await?;
+    let mut users: Vec<_> = clients.drain(..shape.users).collect();
+    let subscribed = async {
+        for user in &mut users {
+            subscribe(user, &mut clients).await?;
+        }
+        Ok::<_, Failure>(())
+    };
+    tokio::time::timeout(PATIENCE, subscribed)
         .await
         .map_err(|_| Failure::Load("the contacts were not subscribed in time".into()))??;
     let shared = Rc::new(Shared {
         ground: Ground::new(64 * 1024),
         copies: Cell::new(0),
-        arrived: Notify::new(),
+        users: std::iter::repeat_with(User::default).take(shape.users).collect(),
         start: Finder::new(START),
     });
     let tasks = LocalSet::new();
     let mut readers = JoinSet::new();
-    for client in clients {
-        readers.spawn_local_on(read(client.into_wire(), Rc::clone(&shared)), &tasks);
-    }
     let contacts = shape.contacts as u64;
-    let changing = Rc::clone(&shared);
-    readers.spawn_local_on(change(user.into_wire(), changing, contacts), &tasks);
+    for client in clients {
+        readers.spawn_local_on(read(client.into_wire(), Rc::clone(&shared), contacts), &tasks);
+    }
+    for (number, user) in users.into_iter().enumerate() {
+        let changing = Rc::clone(&shared);
+        readers.spawn_local_on(change(user.into_wire(), changing, number, contacts), &tasks);
+    }
     let measured = async {
         tokio::time::sleep(Duration::from_secs_f64(shape.warm_up)).await;
         let meter = Meter::start(&[pid])?;
@@ -119,16 +137,18 @@ async fn subscribe(user: &mut Client, contacts: &mut [Client]) -> Result<(), Fai
     Ok(())
 }
 
-/// Changes the user's presence whenever all have the last change.
-async fn change(mut wire: Wire, shared: Rc<Shared>, contacts: u64) -> io::Result<()> {
+/// Changes a user's presence whenever all have its last change.
+async fn change(mut wire: Wire, shared: Rc<Shared>, number: usize, contacts: u64) -> io::Result<()> {
     let (mut inbox, mut sent) = (Vec::new(), 0);
+    let user = &shared.users[number];
     loop {
         let stamp = shared.ground.now();
-        wire.write_all(format!("<presence><status>{stamp:016x}</status></presence>").as_bytes()).await?;
+        let change = format!("<presence><status>{stamp:016x}{number:04x}</status></presence>");
+        wire.write_all(change.as_bytes()).await?;
         sent += contacts;
-        while shared.copies.get() < sent {
+        while user.copies.get() < sent {
             tokio::select! {
-                () = shared.arrived.notified() => {}
+                () = user.arrived.notified() => {}
                 n = shared.ground.fill(&mut wire, &mut inbox) => {
                     if n? == 0 {
                         return Ok(());
@@ -141,31 +161,41 @@ async fn change(mut wire: Wire, shared: Rc<Shared>, contacts: u64) -> io::Result
     }
 }
 
-async fn read(mut wire: Wire, shared: Rc<Shared>) -> io::Result<()> {
+async fn read(mut wire: Wire, shared: Rc<Shared>, contacts: u64) -> io::Result<()> {
     let mut inbox = Vec::new();
     while shared.ground.fill(&mut wire, &mut inbox).await? > 0 {
-        shared.count(&mut inbox);
+        shared.count(&mut inbox, contacts);
     }
     Ok(())
 }
 
 impl Shared {
     /// Counts the copies whose stamps have arrived, and removes what came before them.
-    fn count(&self, inbox: &mut Vec<u8>) {
+    fn count(&self, inbox: &mut Vec<u8>, contacts: u64) {
         const STAMP: usize = 16;
+        const NUMBER: usize = 4;
         let now = self.ground.now();
         let mut used = 0;
         while let Some(at) = self.start.find(&inbox[used..])
-            && let Some(stamp) = inbox.get(used + at + START.len()..used + at + START.len() + STAMP)
+            && let begin = used + at + START.len()
+            && let Some(status) = inbox.get(begin..begin + STAMP + NUMBER)
         {
-            let sent = std::str::from_utf8(stamp).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
-            if let Some(sent) = sent {
+            if let (Some(sent), Some(number)) = (hexadecimal(&status[..STAMP]), hexadecimal(&status[STAMP..]))
+                && let Some(user) = self.users.get(number as usize)
+            {
                 self.ground.record(sent, now);
                 self.copies.set(self.copies.get() + 1);
+                user.copies.set(user.copies.get() + 1);
+                if user.copies.get().is_multiple_of(contacts) {
+                    user.arrived.notify_one();
+                }
             }
-            used += at + START.len() + STAMP;
+            used = begin + STAMP + NUMBER;
         }
         inbox.drain(..used);
-        self.arrived.notify_one();
     }
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }

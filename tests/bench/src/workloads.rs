@@ -69,7 +69,7 @@ impl Workload {
             Load::Federation(shape) => shape.pairs,
             Load::Blackhole(shape) => shape.users(),
             Load::Logins(shape) => shape.users,
-            Load::Presence(shape) => shape.contacts + 1,
+            Load::Presence(shape) => shape.users + shape.contacts,
             Load::Idle(count) => count,
             Load::Drain(shape) => shape.accounts * 2,
             Load::GrowArchive(shape) => shape.pairs.pairs * 2,
@@ -115,8 +115,9 @@ pub(crate) fn all(options: &Options) -> Vec<Workload> {
     let pairs = |pairs, window| Load::Pairs(shape(pairs, window));
     let managed = |pairs, window| Load::Pairs(pairs::Shape { managed: true, ..shape(pairs, window) });
     let logins = Load::Logins(logins::Shape { users: 200, seconds: options.seconds });
-    let presence =
-        |contacts| Load::Presence(presence::Shape { contacts, warm_up: 1.0, seconds: options.seconds });
+    let presence = |users, contacts| {
+        Load::Presence(presence::Shape { users, contacts, warm_up: 1.0, seconds: options.seconds })
+    };
     let (none, tls, starttls) = (Security::None, Security::Direct, Security::StartTls);
     let mut all = vec![
         Workload::new("pairs-100x10", none, pairs(100, 10)),
@@ -127,8 +128,9 @@ pub(crate) fn all(options: &Options) -> Vec<Workload> {
         Workload::new("pairs-20x1", none, pairs(20, 1)),
         Workload::new("logins", none, logins),
         Workload::new("logins-starttls", starttls, logins),
-        Workload::new("presence-200", none, presence(200)),
-        Workload::new("presence-1000", none, presence(1_000)),
+        Workload::new("presence-200", none, presence(1, 200)),
+        Workload::new("presence-200x10", none, presence(10, 200)),
+        Workload::new("presence-1000", none, presence(1, 1_000)),
     ];
     for count in &options.sessions {
         all.push(Workload::new(format!("idle-{count}"), none, Load::Idle(*count)));
@@ -179,7 +181,7 @@ mod tests {
     #[test]
     fn a_name_means_itself_and_a_part_all_that_contain_it() {
         assert_eq!(named(&["logins"]), ["logins"]);
-        assert_eq!(named(&["presence-"]), ["presence-200", "presence-1000"]);
+        assert_eq!(named(&["presence-"]), ["presence-200", "presence-200x10", "presence-1000"]);
         assert_eq!(named(&["idle-2", "pairs-20x1"]), ["pairs-20x1", "idle-20", "idle-20-tls"]);
         assert_eq!(named(&["bosh"]), ["bosh-100x10", "bosh-100x1", "idle-bosh-30"]);
         assert!(named(&["nothing"]).is_empty());
