@@ -1,9 +1,11 @@
 //! Which remote domains have a route, and how much waits for each (DELIVERY 4, row "s2s out per domain").
 //!
 //! What must hold: at most one route of a pair of domains takes work at any time; a route ends only while
-//! nothing is counted for it, and what is on its way to its queue is counted, so a committed record finds
-//! the route that it was meant for; what a queue held before its route began is counted once.
+//! nothing is counted for it and nobody is about to give it something, and what is on its way to its queue is
+//! counted, so a committed record finds the route that it was meant for; what a queue held before its route
+//! began is counted once.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -53,6 +55,8 @@ pub struct Domain {
 #[derive(Default)]
 struct Counts {
     closed: bool,
+    /// Those who are about to give the route something ([`Claim`]).
+    claims: usize,
     records: u64,
     bytes: u64,
     /// The position up to which the queue was counted when the route began; `None` until it was.
@@ -78,21 +82,34 @@ pub(crate) enum NoRoom {
 }
 
 impl Domain {
-    pub(crate) fn new(pair: Arc<Pair>, outlet: DomainOutlet) -> Self {
+    /// One whose route is about to be started, for whoever gives it something then.
+    pub(crate) fn begin(pair: Arc<Pair>, outlet: DomainOutlet) -> Claim {
         let queue = domain_queue(&pair);
-        Self {
+        let domain = Arc::new(Self {
             pair,
             queue,
             outlet,
             newest: AtomicU64::new(0),
             behind: AtomicBool::new(false),
-            counts: Mutex::default(),
+            counts: Mutex::new(Counts { claims: 1, ..Counts::default() }),
             pending: AtomicBool::new(false),
-        }
+        });
+        Claim { domain }
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the route from ending; `None` when it has.
+    fn claim(self: &Arc<Self>) -> Option<Claim> {
+        let mut counts = self.counts();
+        if counts.closed {
+            return None;
+        }
+        counts.claims += 1;
+        drop(counts);
+        Some(Claim { domain: self.clone() })
     }
 
     /// Room for a record of so many bytes; with `limits` only as much as they allow.
@@ -197,10 +214,11 @@ impl Domain {
         }
     }
 
-    /// Closes the inlet of its route when nothing is counted, or `whatever` is; true when it did.
+    /// Closes the inlet of its route when nobody has a claim to it and nothing is counted, or `whatever` is;
+    /// true when it did.
     pub(super) fn close_if_idle(&self, inlet: &mut Inlet<DomainMail>, whatever: bool) -> bool {
         let mut counts = self.counts();
-        if (counts.records > 0 && !whatever) || !inlet.close_if_idle() {
+        if counts.claims > 0 || (counts.records > 0 && !whatever) || !inlet.close_if_idle() {
             return false;
         }
         counts.closed = true;
@@ -211,6 +229,27 @@ impl Domain {
     pub(super) fn close(&self, inlet: &mut Inlet<DomainMail>) {
         self.counts().closed = true;
         drop(inlet.close());
+    }
+}
+
+/// Whoever has it may give the route something: it does not end before this is dropped, but in a panic. Without
+/// it a route that has just begun could end, having nothing to do, before it is given what it was begun for.
+pub(crate) struct Claim {
+    domain: Arc<Domain>,
+}
+
+impl Deref for Claim {
+    type Target = Arc<Domain>;
+
+    fn deref(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+}
+
+impl Drop for Claim {
+    /// A route that could have ended meanwhile looks again by itself.
+    fn drop(&mut self) {
+        self.domain.counts().claims -= 1;
     }
 }
 
@@ -270,18 +309,18 @@ impl Domains {
         &self,
         local: &str,
         remote: &str,
-        start: impl FnOnce() -> Result<Arc<Domain>, E>,
-    ) -> Result<Arc<Domain>, E> {
+        start: impl FnOnce() -> Result<Claim, E>,
+    ) -> Result<Claim, E> {
         let mut routes = self.lock();
         let of_remote = routes.get(remote).and_then(|all| all.iter().find(|d| *d.pair.local == *local));
-        if let Some(found) = of_remote.filter(|domain| !domain.outlet.is_closed()) {
-            return Ok(found.clone());
+        if let Some(found) = of_remote.and_then(Domain::claim) {
+            return Ok(found);
         }
         let domain = start()?;
         let all = routes.entry(remote.into()).or_default();
         let before = all.len();
         all.retain(|other| *other.pair.local != *local);
-        all.push(domain.clone());
+        all.push(domain.domain.clone());
         if all.len() > before {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
@@ -339,9 +378,29 @@ mod tests {
 
     use super::*;
 
-    fn domain() -> (Arc<Domain>, Inlet<DomainMail>) {
+    fn begun() -> (Claim, Inlet<DomainMail>) {
         let (outlet, inlet) = outlet(1000, 10);
-        (Arc::new(Domain::new(Arc::new(Pair::new("h", "r")), outlet)), inlet)
+        (Domain::begin(Arc::new(Pair::new("h", "r")), outlet), inlet)
+    }
+
+    fn domain() -> (Arc<Domain>, Inlet<DomainMail>) {
+        let (claim, inlet) = begun();
+        (claim.clone(), inlet)
+    }
+
+    #[test]
+    fn a_route_that_is_claimed_does_not_end() {
+        let domains = Domains::default();
+        let (begun, mut inlet) = begun();
+        let first = domains.find_or_start::<()>("h", "r", || Ok(begun)).unwrap();
+        assert!(!first.close_if_idle(&mut inlet, false), "it was begun for something");
+        let second = domains.find_or_start::<()>("h", "r", || panic!("there is one")).unwrap();
+        let domain = first.clone();
+        drop(first);
+        assert!(!domain.close_if_idle(&mut inlet, true));
+        drop(second);
+        assert!(domain.close_if_idle(&mut inlet, false));
+        assert!(domain.claim().is_none());
     }
 
     #[test]
@@ -390,12 +449,11 @@ mod tests {
     #[test]
     fn a_stale_removal_leaves_the_newer_route() {
         let domains = Domains::default();
-        let (first, mut inlet) = domain();
-        let (second, _inlet) = domain();
-        domains.find_or_start::<()>("h", "r", || Ok(first.clone())).unwrap();
-        inlet.close();
+        let [(first, mut inlet), (second, _inlet)] = [begun(), begun()];
+        let first = domains.find_or_start::<()>("h", "r", || Ok(first)).unwrap().clone();
+        first.close(&mut inlet);
         assert!(domains.find("h", "r").is_none());
-        domains.find_or_start::<()>("h", "r", || Ok(second.clone())).unwrap();
+        let second = domains.find_or_start::<()>("h", "r", || Ok(second)).unwrap().clone();
         [&first, &second].into_iter().for_each(|domain| domains.set_pending(domain, true));
         assert_eq!((domains.len(), domains.pending()), (1, 2));
         domains.remove(&first);

@@ -14,7 +14,7 @@ use waystation_core::{
 };
 use waystation_runtime::{Offer, outlet};
 
-use super::entry::{NoRoom, parse_queue};
+use super::entry::{Claim, NoRoom, parse_queue};
 use super::limits::Cost;
 use super::link::refusal;
 use super::{DOMAIN_QUEUES, Domain, DomainMail, DomainRoute, MAIL_BYTES, MAIL_ITEMS, Reservation, no_room};
@@ -98,7 +98,7 @@ impl Router {
                 Err(Refused::With(error)) => error,
             },
             Ok(()) => match self.domain_for(&local, &remote, &stanza) {
-                Ok(domain) => return self.to_domain(domain, stanza, passage, in_any_case),
+                Ok(domain) => return self.to_domain(&domain, stanza, passage, in_any_case),
                 Err(Refused::Stopped) => return Routed::Busy(stanza, passage),
                 Err(Refused::With(error)) => error,
             },
@@ -123,28 +123,29 @@ impl Router {
     /// A stanza that nothing keeps.
     fn to_domain(
         self: &Arc<Self>,
-        mut domain: Arc<Domain>,
+        domain: &Arc<Domain>,
         mut stanza: Stanza,
         passage: Passage,
         in_any_case: bool,
     ) -> Routed {
         if passage.behind {
-            self.intake.offer(Item::pass_domain(domain, stanza));
+            self.intake.offer(Item::pass_domain(domain.clone(), stanza));
             if let Some(receipt) = passage.receipt {
                 self.intake.offer(Item::After(receipt));
             }
             return Routed::Done;
         }
+        let mut newer: Option<Claim> = None;
         loop {
-            match domain.offer(stanza, in_any_case) {
+            match newer.as_deref().unwrap_or(domain).offer(stanza, in_any_case) {
                 Offer::Accepted => break,
                 Offer::Full(stanza) => return Routed::Busy(stanza, passage),
                 Offer::Gone(returned) => stanza = returned,
             }
-            // It ended between the look-up and the offer: a new one is started.
-            match self.domain_in_any_case(&domain.pair) {
-                Some(newer) => domain = newer,
-                None => return Routed::Busy(stanza, passage),
+            // It ended while this stanza was in the intake: a new one is started.
+            newer = self.domain_in_any_case(&domain.pair);
+            if newer.is_none() {
+                return Routed::Busy(stanza, passage);
             }
         }
         passage.receipt.into_iter().for_each(Receipt::accept);
@@ -157,13 +158,13 @@ impl Router {
         local: &str,
         remote: &str,
         admit: impl FnOnce() -> Result<(), StanzaError>,
-    ) -> Result<Arc<Domain>, Refused> {
+    ) -> Result<Claim, Refused> {
         self.domains.find_or_start(local, remote, || {
             admit().map_err(Refused::With)?;
             let (outlet, inlet) = outlet(MAIL_BYTES, MAIL_ITEMS);
-            let domain = Arc::new(Domain::new(Arc::new(Pair::new(local, remote)), outlet));
+            let domain = Domain::begin(Arc::new(Pair::new(local, remote)), outlet);
             let place = self.arbiters.place(&domain.queue);
-            let (router, own) = (self.clone(), domain.clone());
+            let (router, own) = (self.clone(), Arc::clone(&domain));
             self.domains.set_pending(&domain, true);
             if self.arbiters.run_on(place, move || DomainRoute::start(router, own, inlet)) {
                 return Ok(domain);
@@ -174,12 +175,7 @@ impl Router {
     }
 
     /// The route for a stanza, within the limits of new domains.
-    fn domain_for(
-        self: &Arc<Self>,
-        local: &str,
-        remote: &str,
-        stanza: &Stanza,
-    ) -> Result<Arc<Domain>, Refused> {
+    fn domain_for(self: &Arc<Self>, local: &str, remote: &str, stanza: &Stanza) -> Result<Claim, Refused> {
         self.domain(local, remote, || {
             let limits = &self.config.domains;
             if self.domains.pending() >= limits.pending_domains {
@@ -194,7 +190,7 @@ impl Router {
         })
     }
 
-    fn domain_in_any_case(self: &Arc<Self>, pair: &Pair) -> Option<Arc<Domain>> {
+    fn domain_in_any_case(self: &Arc<Self>, pair: &Pair) -> Option<Claim> {
         self.domain(&pair.local, &pair.remote, || Ok(())).ok()
     }
 
@@ -212,7 +208,7 @@ impl Router {
                 Err(NoRoom::Full) => {
                     return Err(Refused::With(no_room().with_text("too much waits for that domain")));
                 }
-                // It is ending, and its entry goes with it.
+                // A panic has ended it just now, and its entry goes with it.
                 Err(NoRoom::Gone) => {}
             }
         }
@@ -246,10 +242,10 @@ impl Router {
                 return;
             }
             let Some(newer) = self.domain_in_any_case(&domain.pair) else { return };
-            domain = newer;
-            if let Ok(reservation) = domain.reserve(bytes, None) {
+            if let Ok(reservation) = newer.reserve(bytes, None) {
                 reservation.commit(id);
             }
+            domain = Arc::clone(&newer);
         }
     }
 
@@ -258,7 +254,7 @@ impl Router {
         match pass {
             Pass::Account(account, mail) => self.control(&account, mail),
             Pass::Domain(domain, stanza) => {
-                if let Routed::Busy(..) = self.to_domain(domain, stanza, Passage::default(), true) {
+                if let Routed::Busy(..) = self.to_domain(&domain, stanza, Passage::default(), true) {
                     tracing::debug!("the server has stopped: nobody takes this stanza");
                 }
             }

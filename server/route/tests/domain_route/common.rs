@@ -74,6 +74,11 @@ pub(crate) async fn world_in(folder: &Path, config: DomainConfig) -> World {
 }
 
 pub(crate) async fn world_on(inner: Arc<dyn QueueBackend>, config: DomainConfig) -> World {
+    world_with(1, inner, config).await
+}
+
+/// A world whose actors live on so many threads.
+pub(crate) async fn world_with(arbiters: usize, inner: Arc<dyn QueueBackend>, config: DomainConfig) -> World {
     let [full, slow, late] = [(); 3].map(|()| AtomicBool::new(false));
     let [takes, commits, read] = [(); 3].map(|()| AtomicU64::new(0));
     let queue = Arc::new(Queue { inner, full, slow, late, takes, commits, read });
@@ -83,7 +88,7 @@ pub(crate) async fn world_on(inner: Arc<dyn QueueBackend>, config: DomainConfig)
     let router = Router::new(RouterParts {
         hosts: vec!["h".into(), "h2".into()],
         config: RouterConfig { linger: Duration::ZERO, domains: config, ..RouterConfig::default() },
-        arbiters: Arc::new(Arbiters::start(1)),
+        arbiters: Arc::new(Arbiters::start(arbiters)),
         iqs: IqTable::new(Duration::from_millis(500)),
         storage,
         presence: roster.registration().presence.unwrap(),

@@ -8,7 +8,7 @@ use waystation_core::queue::QueueBackend;
 use waystation_route::remote::EndCause;
 use waystation_route::{DomainConfig, Origin, Passage, Routed};
 
-use crate::common::{bind, message, quick, stanza, until, world};
+use crate::common::{bind, message, quick, stanza, until, world, world_with};
 
 #[actix_rt::test]
 async fn at_the_limit_of_a_queue_the_sender_is_told() {
@@ -84,6 +84,22 @@ async fn an_account_opens_so_many_new_domains_a_minute() {
     world.send(stanza("<iq type='result' from='a@h/r' to='b@r4.test' id='4'/>"));
     world.accepted().await;
     assert_eq!(world.router.domain_routes(), 4);
+}
+
+/// A route on another thread could end, having nothing to do, before it was given what it was begun for. Then
+/// it was begun again, at the account's cost, until nothing was left to it and the stanza was refused.
+#[actix_rt::test]
+async fn a_domain_is_new_once() {
+    const DOMAINS: u32 = 3_000;
+    let limits = DomainConfig { new_domains: DOMAINS, pending_domains: DOMAINS as usize + 1, ..quick() };
+    let world = world_with(2, waystation_queue::memory(), limits).await;
+    for n in 0..DOMAINS {
+        world.send(message("a@h/r", &format!("b@r{n}.test"), "1"));
+    }
+    world.accepted().await;
+    for n in 0..DOMAINS {
+        assert_eq!(world.queued(&format!("d/h/r{n}.test")).await, ["1"], "domain {n}");
+    }
 }
 
 #[actix_rt::test]
