@@ -14,7 +14,7 @@ use crate::sessions::{self, Access};
 
 /// Logins under way at the same time: so many that a server which lets clients wait for
 /// acknowledgements (tens of milliseconds each) still has enough to do.
-const CONCURRENCY: usize = 128;
+pub(crate) const CONCURRENCY: usize = 128;
 
 /// The shape of the load.
 #[derive(Debug, Clone, Copy, Serialize)]

@@ -12,6 +12,7 @@ mod channel;
 mod drain;
 mod federation;
 mod figures;
+mod floor;
 mod growth;
 mod histogram;
 mod idle;

@@ -17,6 +17,7 @@ use crate::figures::{Figure, figures, remark};
 use crate::machine::Machine;
 use crate::plot::{self, Chart, Group};
 use crate::stats::{Spread, short};
+use crate::subjects::FLOOR;
 use crate::suite::{Omission, Run};
 
 /// The pictures' files beside the report: of single servers, and of two that talk to each other.
@@ -116,7 +117,7 @@ fn comparisons(servers: &[&'static str]) -> Vec<Comparison> {
     let indexes = |wanted: &dyn Fn(&str) -> bool| -> Vec<usize> {
         (0..servers.len()).filter(|index| wanted(servers[*index])).collect()
     };
-    let is_ours = |name: &str| name.starts_with("waystation");
+    let is_ours = |name: &str| name.starts_with("waystation") || name == FLOOR;
     let mut all = Vec::new();
     // Of two servers, both.
     let has_archive = |name: &str| name.split('+').all(|n| n == "waystation" || n.ends_with("-archive"));

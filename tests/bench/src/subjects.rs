@@ -24,7 +24,12 @@ pub(crate) struct Subject {
     pub(crate) archive: bool,
     /// The server that it talks to.
     pub(crate) other: Option<&'static Subject>,
+    /// No server: what the kernel and the cryptography cost alone ([`crate::floor`]).
+    pub(crate) floor: bool,
 }
+
+/// The name of what is no server.
+pub(crate) const FLOOR: &str = "floor";
 
 const WAYSTATION: Subject = Subject { archive: true, ..Subject::ours("waystation", &[]) };
 const MEMORY: Subject =
@@ -32,7 +37,7 @@ const MEMORY: Subject =
 const PROSODY: Subject = Subject::peer("prosody", Kind::Prosody, &["smacks"]);
 const EJABBERD: Subject = Subject::peer("ejabberd", Kind::Ejabberd, &["mod_stream_mgmt: {}"]);
 
-const SUBJECTS: [Subject; 15] = [
+const SUBJECTS: [Subject; 16] = [
     WAYSTATION,
     Subject::ours("waystation-fsync", &[("archive.enabled", "false")]),
     Subject::ours("waystation-os", &[("archive.enabled", "false"), ("durability", "'os'")]),
@@ -48,6 +53,7 @@ const SUBJECTS: [Subject; 15] = [
             &["mod_stream_mgmt: {}", "mod_mam: {default: always}"],
         )
     },
+    Subject { floor: true, ..Subject::ours(FLOOR, &[]) },
     Subject { name: "waystation+waystation", other: Some(&WAYSTATION), ..WAYSTATION },
     Subject { name: "waystation-memory+waystation-memory", other: Some(&MEMORY), ..MEMORY },
     Subject { name: "waystation+prosody", other: Some(&PROSODY), ..WAYSTATION },
@@ -59,11 +65,19 @@ const SUBJECTS: [Subject; 15] = [
 
 impl Subject {
     const fn ours(name: &'static str, settings: &'static [(&'static str, &'static str)]) -> Self {
-        Self { name, kind: Kind::Waystation, settings, modules: &[], archive: false, other: None }
+        Self {
+            name,
+            kind: Kind::Waystation,
+            settings,
+            modules: &[],
+            archive: false,
+            other: None,
+            floor: false,
+        }
     }
 
     const fn peer(name: &'static str, kind: Kind, modules: &'static [&'static str]) -> Self {
-        Self { name, kind, settings: &[], modules, archive: false, other: None }
+        Self { name, kind, settings: &[], modules, archive: false, other: None, floor: false }
     }
 
     /// Finds a server by its name in the report.
@@ -87,6 +101,7 @@ impl Subject {
     /// empty when it does not say.
     pub(crate) fn version(&self) -> String {
         match self.other {
+            _ if self.floor => "(no server: the kernel and the cryptography alone)".to_owned(),
             Some(other) if other.kind != self.kind => format!("{} + {}", self.own_version(), other.version()),
             _ => self.own_version(),
         }
@@ -119,7 +134,8 @@ mod tests {
                 "{}",
                 subject.name
             );
-            assert_eq!(subject.is_peer(), !subject.name.starts_with("waystation"));
+            let ours = subject.floor || subject.name.starts_with("waystation");
+            assert_eq!(subject.is_peer(), !ours);
             assert_eq!(subject.other.map(|other| other.name), subject.name.split('+').nth(1));
         }
         assert!(Subject::parse("nothing").unwrap_err().contains("ejabberd-archive"));

@@ -14,7 +14,7 @@ use crate::federation::{self, Sides};
 use crate::sessions::{Access, account_at};
 use crate::subjects::Subject;
 use crate::workloads::{self, Load, Workload};
-use crate::{Failure, SERVER_CORE, blackhole, drain, growth, idle, logins, pairs, presence, report};
+use crate::{Failure, SERVER_CORE, blackhole, drain, floor, growth, idle, logins, pairs, presence, report};
 
 const DEFAULT_SERVERS: &str = "waystation,waystation-fsync,waystation-memory,prosody,ejabberd,\
     waystation+waystation,waystation-memory+waystation-memory,waystation+prosody,waystation-memory+prosody,\
@@ -25,7 +25,8 @@ const DEFAULT_SERVERS: &str = "waystation,waystation-fsync,waystation-memory,pro
 pub(crate) struct Options {
     /// The servers, in order: waystation (as it comes: fsync and the archive), waystation-fsync,
     /// -os and -memory (those durabilities, without the archive), prosody, prosody-archive, ejabberd,
-    /// ejabberd-archive. Those with a plus are two servers that talk to each other, for the workloads of
+    /// ejabberd-archive; floor, which is what the kernel and the cryptography cost without a server, for
+    /// presence and logins. Those with a plus are two servers that talk to each other, for the workloads of
     /// federation and for these only.
     #[arg(long, value_delimiter = ',', default_value = DEFAULT_SERVERS, value_parser = Subject::parse)]
     pub(crate) servers: Vec<Subject>,
@@ -177,6 +178,9 @@ async fn measure(
     workload: &Workload,
     settings: &[(String, String)],
 ) -> Result<Outcome, Failure> {
+    if subject.floor {
+        return floor::run(workload).await;
+    }
     let config = |subject: &Subject, domain: &str| {
         let own = subject.settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         // Servers of tests that meet others log all that federation does.

@@ -7,7 +7,7 @@ use waystation_harness::{Security, Transport};
 
 use crate::subjects::Subject;
 use crate::suite::Options;
-use crate::{blackhole, drain, growth, logins, pairs, presence};
+use crate::{blackhole, drain, floor, growth, logins, pairs, presence};
 
 /// Messages in the archive that growth-archive begins with.
 const ARCHIVED: usize = 10_000;
@@ -81,6 +81,9 @@ impl Workload {
     pub(crate) fn for_subject(&self, subject: &Subject, options: &Options) -> Result<Self, String> {
         let most = options.peer_sessions;
         match self.load {
+            load if subject.floor && !floor::has(load) => {
+                Err("there is nothing to be measured without a server".to_owned())
+            }
             Load::Idle(count) if subject.is_peer() && count > most => Err(format!(
                 "peers are given at most {most} sessions, for the time that logging them in takes and the memory"
             )),

@@ -75,6 +75,11 @@ pub fn own_cpu_time() -> io::Result<Duration> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?))
 }
 
+/// CPU time used by the current thread.
+pub fn thread_cpu_time() -> io::Result<Duration> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
+}
+
 /// Keeps this process (its present thread and all that it starts) on one core.
 pub fn pin_to_core(core: usize) -> io::Result<()> {
     let mut set = nix::sched::CpuSet::new();
