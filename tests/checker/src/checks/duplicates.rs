@@ -3,7 +3,8 @@
 //! What must stay true: copies as carbons are apart from direct ones, for a
 //! message that another resource could not take may come to one that has its
 //! carbon. Stanzas that a client resent blindly are new stanzas (P4), and no duplicates. Between
-//! servers a stanza may come again after a fault (P8): then it is a new one to the second server.
+//! servers a stanza may come again after a fault (P8): then it is a new one to the second server. So may one of
+//! class E that its server forgot in a fault.
 
 use std::collections::{HashMap, HashSet};
 
@@ -42,12 +43,13 @@ pub(super) fn duplicates(facts: &Facts<'_>) -> Vec<Witness> {
             continue;
         }
         let name = first.text;
-        if facts.may_repeat(*uid, bare(first.jid), second.t) {
+        if facts.may_repeat(*uid, bare(first.jid), second.t) || facts.was_forgotten(*uid, second.t) {
             continue;
         }
         if !facts.broke_between(first, second) {
             let text = format!("{name} came twice to {} and no stream broke between", first.jid);
-            found.push(Witness::new(Check::C3, [first.at, second.at], text));
+            let sends = facts.stanza(*uid).sends.iter().map(|sent| sent.at);
+            found.push(Witness::new(Check::C3, sends.chain([first.at, second.at]).collect::<Vec<_>>(), text));
         } else if first.sid != second.sid && !facts.stanza(*uid).blind {
             let text = format!("{name} came to {} as {:?} and as {:?}", first.jid, first.sid, second.sid);
             found.push(Witness::new(Check::C3, [first.at, second.at], text));
@@ -139,7 +141,7 @@ pub(super) fn processed_twice(facts: &Facts<'_>) -> Vec<Witness> {
 #[cfg(test)]
 mod tests {
     use crate::checks::check;
-    use crate::history::{Class, Ctx, Ev, Event, HARNESS, History};
+    use crate::history::{Class, Ctx, Ev, Event, HARNESS, History, How};
 
     use super::*;
 
@@ -176,6 +178,63 @@ mod tests {
         });
         history.clients.insert(HARNESS.into(), fault.collect());
         check(&history).iter().map(|w| w.check).collect()
+    }
+
+    /// Number 1 comes twice in one session of its recipient, after number 2; it was sent again at `again`, after a
+    /// fault that was over before the first copy came.
+    fn after_a_fault(class: Class, again: Option<u64>) -> Vec<Check> {
+        let send = |uid: &str, seq| Ev::Send {
+            uid: uid.into(),
+            seq,
+            to: "b@one.test".into(),
+            cls: class,
+            kind: "headline".into(),
+            hash: String::new(),
+        };
+        let recv = |uid: &str| Ev::Recv {
+            uid: uid.into(),
+            sid: None,
+            by: None,
+            from: "a@one.test/r".into(),
+            to: None,
+            delay: false,
+            ctx: Ctx::Live,
+            hash: String::new(),
+        };
+        let event = |(t, s, ev)| Event { t, s, ev };
+        let mut sender = vec![
+            (1, 1, Ev::Bound { jid: "a@one.test/r".into() }),
+            (2, 1, Ev::Smon { id: "m".into() }),
+            (3, 1, send("one", 1)),
+            (4, 1, send("two", 2)),
+            (5, 1, Ev::Close { how: How::Eof }),
+            (20, 2, Ev::Resume { previd: "m".into(), h: 0 }),
+            (21, 2, Ev::Resumed { h: 0 }),
+        ];
+        sender.extend(again.map(|t| (t, 2, send("one", 1))));
+        let recipient = [
+            (1, 1, Ev::Bound { jid: "b@one.test/r".into() }),
+            (14, 1, recv("two")),
+            (15, 1, recv("one")),
+            (25, 1, recv("one")),
+        ];
+        let fault = [(6, true), (10, false)]
+            .map(|(t, on)| (t, 0, Ev::Fault { kind: "kill9".into(), node: "n1".into(), on }));
+        let mut history = History::default();
+        history.clients.insert("a".into(), sender.into_iter().map(event).collect());
+        history.clients.insert("b".into(), recipient.map(event).into());
+        history.clients.insert(HARNESS.into(), fault.map(event).into());
+        let relevant = |check: &Check| matches!(check, Check::C3 | Check::C4);
+        check(&history).iter().map(|w| w.check).filter(relevant).collect()
+    }
+
+    #[test]
+    fn what_nothing_keeps_and_a_fault_made_forgotten_may_come_again() {
+        assert_eq!(after_a_fault(Class::D, Some(22)), [Check::C3, Check::C4]);
+        assert_eq!(after_a_fault(Class::E, None), [Check::C3, Check::C4], "it was sent once");
+        assert_eq!(after_a_fault(Class::E, Some(26)), [Check::C3, Check::C4], "it was sent again later");
+        assert_eq!(after_a_fault(Class::E, Some(22)), [Check::C4], "the first came before it was sent again");
+        assert_eq!(after_a_fault(Class::E, Some(12)), []);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Order: C4 of a sender's stream, C7 of a room, C8 of an account.
 //!
 //! What must stay true: only first occurrences count, since redelivery repeats
-//! what was seen, and an inversion within one sender's stream is reported by C4 alone.
+//! what was seen, and an inversion within one sender's stream is reported by C4 alone. What is of class E keeps
+//! its place while nothing fails: not when it was forgotten in a fault and sent again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -35,7 +36,7 @@ pub(super) fn sender_order(facts: &Facts<'_>) -> Vec<Witness> {
         let (before, at) = *last.get(&(chain, recv.jid, lane)).unwrap_or(&(0, recv.at));
         if seq > before {
             last.insert((chain, recv.jid, lane), (seq, recv.at));
-        } else {
+        } else if !facts.was_forgotten(uid, recv.t) {
             let text = format!("{} (number {seq}) came to {} after number {before}", recv.text, recv.jid);
             found.push(Witness::new(Check::C4, [at, recv.at], text));
         }

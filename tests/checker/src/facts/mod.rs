@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::history::{Ev, Event, HARNESS, History, How};
+use crate::history::{Class, Ev, Event, HARNESS, History, How};
 
 mod data;
 
@@ -79,6 +79,15 @@ impl<'h> Facts<'h> {
     pub fn may_repeat(&self, uid: u32, account: &str, until: u64) -> bool {
         let first = self.stanza(uid).sends.first().map_or(0, |s| s.t);
         self.senders(uid).all(|sender| domain(sender) != domain(account)) && self.fault_overlaps(first, until)
+    }
+
+    /// Whether a fault made a server forget this stanza, so that its sender sent it again by then, as P4 asks. Of
+    /// class E nothing is stored before it is delivered: it may have come already, or come later as well (over
+    /// BOSH in a response from before the fault), and what was sent after it may have come before it.
+    pub fn was_forgotten(&self, uid: u32, until: u64) -> bool {
+        let stanza = self.stanza(uid);
+        let again = |s: &[Sent]| s[1].t <= until && self.fault_overlaps(s[0].t, s[1].t);
+        stanza.class == Class::E && stanza.sends.windows(2).any(again)
     }
 
     /// Whether a fault was in force at some time from `start` to `end`.
