@@ -170,12 +170,21 @@ async fn test(
         test.settle().await?;
     }
     let ledger = board.ledger.borrow();
+    let tally = ledger.tally();
+    if tally.acknowledged == 0 {
+        // Of a server that promised nothing, no loss proves nothing.
+        return Err(Failure::Impossible(
+            "no message was acknowledged between the kills, so nothing was shown; let there be more cycles or \
+             a higher rate"
+                .to_owned(),
+        ));
+    }
     let (sessions_resumed, sessions_begun) = board.sessions();
     Ok(Report {
         durability: options.durability,
         clients: options.clients,
         kills: test.kills,
-        tally: ledger.tally(),
+        tally,
         sessions_resumed,
         sessions_begun,
         longest_recovery_ms: millis(board.recovery()),

@@ -56,7 +56,8 @@ fn nothing_is_lost() {
     for promise in ["lost", "doubled", "out_of_order", "stored_twice", "taken_back", "strange", "returned"] {
         assert_eq!(report[promise], 0, "{promise}: {report:#}");
     }
-    assert!(report["sent"].as_u64() > Some(100), "{report:#}");
+    // How many it were is up to the moments of the kills, which are random, and to the machine.
+    assert!(report["sent"].as_u64() > Some(0), "{report:#}");
     assert_eq!(report["sent"], report["acknowledged"]);
     assert_eq!(report["sent"], report["delivered"]);
     assert!(report["longest_recovery_ms"].as_u64() > Some(0), "{report:#}");
@@ -71,6 +72,15 @@ fn a_server_that_keeps_nothing_is_found_out() {
     assert_eq!(run.code, Some(1), "{run:#?}");
     assert!(run.out.contains("ACKNOWLEDGED MESSAGES WERE LOST"), "{run:#?}");
     assert!(run.out.contains("lost: message "), "{run:#?}");
+    nothing_is_left(&place);
+}
+
+#[test]
+fn a_run_without_an_acknowledged_message_is_no_success() {
+    let place = Place::new();
+    // A client's first message is due after ten seconds.
+    let run = finish(crashtest(&place, &["--cycles", "1", "--clients", "10", "--rate", "1"]), "");
+    assert!(run.fails(2).contains("so nothing was shown"));
     nothing_is_left(&place);
 }
 

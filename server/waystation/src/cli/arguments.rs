@@ -48,7 +48,7 @@ Examples:
 Exit codes:
   0  nothing was lost
   1  acknowledged messages were lost
-  2  it could not be run";
+  2  it could not be run, or nothing was acknowledged: then nothing was shown";
 
 /// An XMPP server that acknowledges a message only once it is stored.
 #[derive(Debug, Parser)]
