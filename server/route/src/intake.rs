@@ -22,6 +22,7 @@ use waystation_core::storage::StorageError;
 use waystation_core::{Jid, Stanza};
 use waystation_runtime::Weigh;
 
+use crate::commits::{CommitTimes, RecentCommits};
 use crate::directory::AccountOutlet;
 use crate::domain::{Domain, Reservation};
 use crate::mail::AccountMail;
@@ -203,6 +204,7 @@ struct Waiting {
     /// Acknowledgements that wait for another attempt, and the last that was offered again.
     retrying: usize,
     retried: u64,
+    commits: RecentCommits,
 }
 
 impl Waiting {
@@ -323,6 +325,11 @@ impl Intake {
         self.wake.notify_one();
     }
 
+    /// What the last commits took; none before the first.
+    pub fn commit_times(&self) -> Option<CommitTimes> {
+        self.lock().commits.times()
+    }
+
     /// Resolves when the log has failed.
     pub async fn failure(&self) {
         loop {
@@ -366,9 +373,10 @@ impl Intake {
                 continue;
             }
             let batch = to_batch(&items);
+            let is_commit = !batch.is_empty();
             let at = SystemTime::now();
             let begun = Instant::now();
-            let result = if batch.is_empty() { Ok(Vec::new()) } else { self.backend.commit(batch).await };
+            let result = if is_commit { self.backend.commit(batch).await } else { Ok(Vec::new()) };
             let took = begun.elapsed();
             let Some(router) = router.upgrade() else { return };
             match result {
@@ -396,6 +404,9 @@ impl Intake {
                 }
             }
             let mut waiting = self.lock();
+            if is_commit {
+                waiting.commits.add(took);
+            }
             waiting.bytes -= weight;
             // What was refused has not taken effect, whatever came after it.
             if waiting.retrying == 0 && waiting.taken >= waiting.retried {

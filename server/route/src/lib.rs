@@ -7,6 +7,7 @@
 
 pub mod account;
 mod asking;
+mod commits;
 mod config;
 pub mod delivery;
 pub mod directory;
@@ -23,6 +24,7 @@ pub mod router;
 pub mod stream;
 
 pub use asking::Asking;
+pub use commits::CommitTimes;
 pub use config::RouterConfig;
 pub use directory::Directory;
 pub use domain::{DomainConfig, DomainInfo, DomainState};

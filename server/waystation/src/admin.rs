@@ -25,7 +25,7 @@ pub(crate) use dispatch::Dispatcher;
 pub(crate) use folder::{Folder, storage_options};
 pub(crate) use password::Password;
 pub(crate) use protocol::{
-    AdminError, ArbiterTimers, Condition, DomainRow, ErrorKind, MAX_ADD, MAX_PAGE, NewUser, Request,
+    AdminError, ArbiterTimers, Commits, Condition, DomainRow, ErrorKind, MAX_ADD, MAX_PAGE, NewUser, Request,
     Response, SessionRow, Status, StreamRow, UserDetails,
 };
 pub(crate) use server::serve;

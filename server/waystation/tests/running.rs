@@ -122,13 +122,16 @@ fn status_and_reload() {
     let (run, _) = Served::answering(std::slice::from_ref(&status)).run(&["status", "--json"], "");
     let shown: Value = serde_json::from_str(&run.ok()).unwrap();
     assert_eq!((&shown["pid"], &shown["routes"]), (&json!(7), &json!(4)));
-    assert_eq!(shown.get("timers"), None);
+    assert_eq!((shown.get("timers"), shown.get("commits")), (None, None));
     let mut measured = status;
     measured["memory"] = Value::Null;
+    measured["commits"] = json!({ "count": 4_096, "median_us": 199, "p99_us": 1_371 });
     measured["timers"] = json!([{ "arbiter": 0, "p99_us": 1_020, "worst_us": 20_003 }]);
     let (run, requests) = Served::answering(std::slice::from_ref(&measured)).run(&["status", "--timers"], "");
     assert_eq!(requests[0]["request"], json!({ "op": "status", "timers": true }));
     let shown = run.ok();
+    let queue = "queue      the last 4096 commits took 0.199 ms in the median, p99 1.371 ms\n";
+    assert!(shown.contains(queue), "{shown}");
     assert!(shown.ends_with("timers     arbiter 0: p99 1.020 ms late, worst 20.003 ms late\n"), "{shown}");
     assert!(shown.contains("memory     unknown, open descriptors 30\n"), "{shown}");
     let (run, _) = Served::answering(&[measured]).run(&["status", "--timers", "--json"], "");

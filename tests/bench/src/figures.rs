@@ -5,6 +5,8 @@
 //! the one that stands for the workload where there is room for one only.
 
 use crate::meter::{Cost, as_f64};
+use crate::pairs::Commits;
+use crate::stats::short;
 use crate::suite::Outcome;
 
 /// What the generator spent per message.
@@ -96,12 +98,27 @@ pub(crate) fn figures(outcome: &Outcome) -> Vec<Figure> {
 }
 
 /// What must be known of an outcome beside its figures.
-pub(crate) fn remark(outcome: &Outcome) -> Option<&'static str> {
-    match outcome {
+pub(crate) fn remarks(outcome: &Outcome) -> Vec<String> {
+    let limit = match outcome {
         Outcome::Growth(o) if !o.kept_rate() => Some("the server did not keep up with the rate"),
         Outcome::Blackhole(o) if !o.kept_rate() => Some("the servers did not keep up with the rate"),
         other => bound_by_generator(other).then_some("limited by the generator"),
-    }
+    };
+    let commits = match outcome {
+        Outcome::Pairs(o) => o.commits.as_ref().map(|commits| {
+            let Commits { median_ms, p99_ms } = *commits;
+            format!(
+                "a commit took {} ms in the median, 99 of 100 no more than {} ms: the p99 of messages is {} and {} \
+                 times that",
+                short(median_ms),
+                short(p99_ms),
+                short(o.stretch.p99_ms / median_ms),
+                short(o.stretch.p99_ms / p99_ms)
+            )
+        }),
+        _ => None,
+    };
+    limit.map(str::to_owned).into_iter().chain(commits).collect()
 }
 
 /// Whether the generator, not the server, was the limit.

@@ -80,6 +80,18 @@ pub(crate) struct Outcome {
     pub(crate) stretch: Stretch,
     /// Messages that were sent and never arrived.
     pub(crate) lost: u64,
+    /// What every message waited for, where the server tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) commits: Option<Commits>,
+}
+
+/// What the last commits to a server's queue took.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Commits {
+    /// The time of the faster half, in milliseconds.
+    pub(crate) median_ms: f64,
+    /// The time that 99 of 100 stay below, in milliseconds.
+    pub(crate) p99_ms: f64,
 }
 
 /// The load while it runs, for who decides how long it does and at which rate.
@@ -173,7 +185,7 @@ impl Game {
     /// Measures once, and ends.
     pub(crate) async fn once(&self) -> Result<Outcome, Failure> {
         let stretch = self.measure().await?;
-        Ok(Outcome { stretch, lost: self.stop().await })
+        Ok(Outcome { stretch, lost: self.stop().await, commits: None })
     }
 
     /// Measures as long as the shape says, after its warm-up.

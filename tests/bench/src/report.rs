@@ -13,7 +13,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::Failure;
-use crate::figures::{Figure, figures, remark};
+use crate::figures::{Figure, figures, remarks};
 use crate::machine::Machine;
 use crate::plot::{self, Chart, Group};
 use crate::stats::{Spread, short};
@@ -45,7 +45,7 @@ pub(crate) fn line(run: &Run) -> String {
     for figure in figures(&run.outcome) {
         let _infallible = write!(text, "  {} {}", short(figure.value), figure.name);
     }
-    if let Some(remark) = remark(&run.outcome) {
+    for remark in remarks(&run.outcome) {
         let _infallible = write!(text, "  ({remark})");
     }
     text
@@ -93,7 +93,9 @@ fn markdown(machine: &str, results: &Results<'_>, tables: &[Table; 2]) -> String
         }
         table.write(&mut text);
     }
-    for (run, remark) in results.runs.iter().filter_map(|run| Some((run, remark(&run.outcome)?))) {
+    for (run, remark) in
+        results.runs.iter().flat_map(|run| remarks(&run.outcome).into_iter().map(move |remark| (run, remark)))
+    {
         let _infallible = write!(text, "\n* {} {} #{}: {remark}.", run.server, run.workload, run.round + 1);
     }
     for Omission { server, workload, reason } in results.omissions {

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use waystation_harness::process::raise_file_limit;
 use waystation_harness::sasl::Hash;
-use waystation_harness::{Config, Mechanism, Server, Transport};
+use waystation_harness::{Config, Kind, Mechanism, Server, Transport};
 
 use crate::federation::{self, Sides};
 use crate::sessions::{Access, account_at};
@@ -215,7 +215,12 @@ async fn measure(
 async fn within(server: &Server, load: Load, access: Access) -> Result<Outcome, Failure> {
     let (at, pid) = (server.endpoint(), server.pid());
     match load {
-        Load::Pairs(shape) => pairs::run(at, pid, access, shape).await.map(Outcome::Pairs),
+        Load::Pairs(shape) => {
+            let outcome = pairs::run(at, pid, access, shape).await?;
+            // Where users wait for each other, a message's time is that of commits above all.
+            let commits = if shape.window == 1 { commits(server) } else { None };
+            Ok(Outcome::Pairs(pairs::Outcome { commits, ..outcome }))
+        }
         Load::Logins(shape) => logins::run(at, pid, access, shape).await.map(Outcome::Logins),
         Load::Presence(shape) => presence::run(at, pid, access, shape).await.map(Outcome::Presence),
         Load::Drain(shape) => drain::run(at, pid, access, shape).await.map(Outcome::Drain),
@@ -224,6 +229,18 @@ async fn within(server: &Server, load: Load, access: Access) -> Result<Outcome, 
         Load::Idle(count) => idle::run(at, pid, access, count).await.map(Outcome::Idle),
         Load::Federation(_) | Load::Blackhole(_) => Err(Failure::Load("it needs two servers".to_owned())),
     }
+}
+
+/// What the last commits to the queue took, if this is ours and its commits are flushed.
+fn commits(server: &Server) -> Option<pairs::Commits> {
+    if server.config().kind != Kind::Waystation {
+        return None;
+    }
+    let output = server.command(&["status", "--json"], "").ok()?;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let millis = |key: &str| status["commits"][key].as_f64().map(|micros| micros / 1_000.0);
+    let (median_ms, p99_ms) = (millis("median_us")?, millis("p99_us")?);
+    (status["durability"] == "fsync").then_some(pairs::Commits { median_ms, p99_ms })
 }
 
 /// Puts a load on two servers that talk to each other.

@@ -52,4 +52,7 @@ async fn those_whom_a_slow_commit_answers_share_the_next_one() {
     // Each group with commits of its own would need 40. One was the first group's alone.
     let commits = world.queue.commits.load(Ordering::SeqCst);
     assert!((ROUNDS..=ROUNDS + 6).contains(&commits), "{commits} commits");
+    let times = world.router.intake().commit_times().unwrap();
+    assert_eq!(times.commits as u64, commits as u64);
+    assert!(times.median >= Duration::from_millis(20) && times.p99 >= times.median, "{times:?}");
 }

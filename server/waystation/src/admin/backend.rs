@@ -15,13 +15,13 @@ use waystation_route::domain::DomainInfo;
 use waystation_route::intake::account_queue;
 use waystation_route::mail::CloseWhich;
 use waystation_route::remote::Authenticated;
-use waystation_route::{Router, SessionInfo};
+use waystation_route::{CommitTimes, Router, SessionInfo};
 use waystation_runtime::{Arbiters, lateness};
 use waystation_transport::TlsAcceptor;
 
 use super::{
-    AdminBackend, AdminError, ArbiterTimers, DomainRow, ErrorKind, NewAccount, Password, SessionRow, Status,
-    StreamRow, UserDetails, process,
+    AdminBackend, AdminError, ArbiterTimers, Commits, DomainRow, ErrorKind, NewAccount, Password, SessionRow,
+    Status, StreamRow, UserDetails, process,
 };
 
 /// Accounts that are made at once: enough to share a commit among several.
@@ -305,8 +305,14 @@ impl AdminBackend for Backend {
                 routes: self.router.routes(),
                 memory: process::memory(),
                 descriptors: process::descriptors(),
+                commits: self.router.intake().commit_times().map(commits),
                 timers,
             })
         })
     }
+}
+
+fn commits(times: CommitTimes) -> Commits {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    Commits { count: times.commits, median_us: micros(times.median), p99_us: micros(times.p99) }
 }

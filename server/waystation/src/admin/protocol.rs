@@ -195,9 +195,23 @@ pub(crate) struct Status {
     pub(crate) memory: Option<u64>,
     /// Open file descriptors, where the system tells.
     pub(crate) descriptors: Option<usize>,
+    /// What commits to the queue take; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) commits: Option<Commits>,
     /// How late timers are, when that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) timers: Option<Vec<ArbiterTimers>>,
+}
+
+/// What the last commits to the queue took. A message waits for one before it is acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Commits {
+    /// How many are meant.
+    pub(crate) count: usize,
+    /// Half of them took no longer, in microseconds.
+    pub(crate) median_us: u64,
+    /// 99 of 100 took no longer, in microseconds.
+    pub(crate) p99_us: u64,
 }
 
 /// How late the timers of an arbiter were within a second. Each was due 10 ms after the one before.

@@ -167,6 +167,7 @@ impl AdminBackend for Memory {
             routes: 4,
             memory: None,
             descriptors: None,
+            commits: None,
             timers: None,
         };
         Box::pin(async { Ok(status) })

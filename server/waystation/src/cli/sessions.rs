@@ -8,7 +8,7 @@ use super::CliError;
 use super::access::{Access, unexpected};
 use super::arguments::{Kick, ListSessions, SessionCommand, Status};
 use super::output::{self, Visible};
-use crate::admin::{ArbiterTimers, Request, Response, SessionRow};
+use crate::admin::{ArbiterTimers, Commits, Request, Response, SessionRow};
 
 pub(super) fn run(command: SessionCommand, access: &mut Access) -> Result<(), CliError> {
     match command {
@@ -70,6 +70,13 @@ pub(super) fn status(command: &Status, access: &mut Access) -> Result<(), CliErr
         Visible(&status.storage),
         Visible(&status.durability)
     ))?;
+    if let Some(Commits { count, median_us, p99_us }) = status.commits {
+        output::line(format_args!(
+            "queue      the last {count} commits took {} in the median, p99 {}",
+            Millis(median_us),
+            Millis(p99_us)
+        ))?;
+    }
     for timers in status.timers.iter().flatten() {
         let ArbiterTimers { arbiter, p99_us, worst_us } = timers;
         output::line(format_args!(
