@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use waystation_runtime::percentile;
+
 /// Of so many commits the times are kept: 16 KiB, and enough for a percentile of 99.
 const KEPT: usize = 4_096;
 
@@ -20,7 +22,7 @@ pub struct CommitTimes {
 }
 
 /// Times of commits, the oldest first.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct RecentCommits {
     micros: VecDeque<u32>,
 }
@@ -33,16 +35,12 @@ impl RecentCommits {
         self.micros.push_back(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
     }
 
-    /// None before the first commit.
-    pub(crate) fn times(&self) -> Option<CommitTimes> {
-        let mut sorted: Vec<u32> = self.micros.iter().copied().collect();
+    /// None before the first commit. It sorts: not for who holds up others.
+    pub(crate) fn into_times(self) -> Option<CommitTimes> {
+        let mut sorted = Vec::from(self.micros);
         sorted.sort_unstable();
-        let last = sorted.len().checked_sub(1)?;
-        let at = |percent: usize| {
-            let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-            Duration::from_micros(sorted[rank.min(last)].into())
-        };
-        Some(CommitTimes { commits: sorted.len(), median: at(50), p99: at(99) })
+        let at = |percent| Some(Duration::from_micros(percentile(&sorted, percent)?.into()));
+        Some(CommitTimes { commits: sorted.len(), median: at(50)?, p99: at(99)? })
     }
 }
 
@@ -53,12 +51,12 @@ mod tests {
     #[test]
     fn percentiles_are_times_that_were_taken() {
         let mut recent = RecentCommits::default();
-        assert_eq!(recent.times(), None);
+        assert_eq!(recent.clone().into_times(), None);
         recent.add(Duration::from_micros(7));
         let seven = Duration::from_micros(7);
-        assert_eq!(recent.times(), Some(CommitTimes { commits: 1, median: seven, p99: seven }));
+        assert_eq!(recent.clone().into_times(), Some(CommitTimes { commits: 1, median: seven, p99: seven }));
         (1..=199).rev().for_each(|micros| recent.add(Duration::from_micros(micros)));
-        let times = recent.times().unwrap();
+        let times = recent.clone().into_times().unwrap();
         assert_eq!(
             (times.commits, times.median, times.p99.as_micros()),
             (200, Duration::from_micros(99), 197)
@@ -71,9 +69,9 @@ mod tests {
         (0..KEPT).for_each(|_| recent.add(Duration::from_secs(3)));
         (0..KEPT).for_each(|_| recent.add(Duration::from_secs(2)));
         let two = Duration::from_secs(2);
-        assert_eq!(recent.times(), Some(CommitTimes { commits: KEPT, median: two, p99: two }));
+        assert_eq!(recent.clone().into_times(), Some(CommitTimes { commits: KEPT, median: two, p99: two }));
         recent.add(Duration::from_secs(100_000));
-        assert_eq!(recent.times().unwrap().commits, KEPT);
+        assert_eq!(recent.clone().into_times().unwrap().commits, KEPT);
         assert_eq!(recent.micros.back(), Some(&u32::MAX), "more than 71 minutes are told as that");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use crate::Arbiters;
+use crate::{Arbiters, percentile};
 
 /// The time between two timers.
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -29,10 +29,8 @@ impl Lateness {
     /// Of single timers, of which there is at least one.
     fn of(mut late: Vec<Duration>) -> Self {
         late.sort_unstable();
-        // The nearest rank, which is at least 1 and at most the number of timers.
-        let rank = (late.len() * 99).div_ceil(100);
-        let at = |rank: usize| late.get(rank.saturating_sub(1)).copied().unwrap_or_default();
-        Self { p99: at(rank), worst: at(late.len()) }
+        let at = |percent| percentile(&late, percent).unwrap_or_default();
+        Self { p99: at(99), worst: at(100) }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod arbiters;
 pub mod drain;
 pub mod lateness;
 pub mod outlet;
+pub mod percentile;
 pub mod turn;
 pub mod wheel;
 
@@ -16,4 +17,5 @@ pub use allocator::Allocator;
 pub use arbiters::Arbiters;
 pub use drain::{Drain, DrainSignal};
 pub use outlet::{Inlet, Offer, Outlet, Weigh, outlet};
+pub use percentile::percentile;
 pub use turn::after_others;

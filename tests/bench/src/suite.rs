@@ -236,8 +236,7 @@ fn commits(server: &Server) -> Option<pairs::Commits> {
     if server.config().kind != Kind::Waystation {
         return None;
     }
-    let output = server.command(&["status", "--json"], "").ok()?;
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let status = server.status(&[]).ok()?;
     let millis = |key: &str| status["commits"][key].as_f64().map(|micros| micros / 1_000.0);
     let (median_ms, p99_ms) = (millis("median_us")?, millis("p99_us")?);
     (status["durability"] == "fsync").then_some(pairs::Commits { median_ms, p99_ms })

@@ -305,6 +305,18 @@ impl Server {
         waystation::command(&self.config, &self.endpoint, self.folder.path(), args, input)
     }
 
+    /// What `waystation status --json OPTIONS` says of this server.
+    ///
+    /// # Errors
+    /// When it is not this project's server, or does not answer.
+    pub fn status(&self, options: &[&str]) -> Result<serde_json::Value> {
+        let output = self.command(&[&["status", "--json"], options].concat(), "")?;
+        if !output.status.success() {
+            return Err(Error::Setup(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|e| Error::Setup(format!("status: {e}")))
+    }
+
     /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid()).map_err(|e| Error::Setup(e.to_string()))?;

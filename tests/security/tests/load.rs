@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use waystation_harness::pace::Pace;
 use waystation_harness::process::stolen;
 use waystation_harness::{Account, Client, Config, Endpoint, Login, Server};
@@ -140,9 +139,7 @@ impl Flood {
 /// is late by that does nothing else, there and back, each time a thread waits for a core.
 fn measure(world: &World) -> u64 {
     let pace = Pace::start().unwrap();
-    let output = world.server.command(&["status", "--timers", "--json"], "").unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let status = world.server.status(&["--timers"]).unwrap();
     let timers = status["timers"].as_array().unwrap();
     let p99 = timers.iter().map(|t| t["p99_us"].as_u64().unwrap()).max().unwrap();
     let machine = u64::try_from(pace.end().p99().as_micros()).unwrap();

@@ -144,9 +144,12 @@ fn domain_row(domain: &DomainInfo) -> DomainRow {
     }
 }
 
+/// A time beyond the range of the type would be half a million years.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 async fn measure_timers(arbiters: &Arbiters) -> Result<Vec<ArbiterTimers>, AdminError> {
-    // A lateness beyond the range of the type would be half a million years.
-    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let measured = lateness::measure(arbiters).await.into_iter().enumerate();
     measured
         .map(|(arbiter, late)| {
@@ -313,6 +316,5 @@ impl AdminBackend for Backend {
 }
 
 fn commits(times: CommitTimes) -> Commits {
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     Commits { count: times.commits, median_us: micros(times.median), p99_us: micros(times.p99) }
 }

@@ -123,6 +123,7 @@ pub(super) enum AdminCommand {
     #[command(after_help = "\
 The timers of a thread are late when something keeps it: then every session on it waits as long.
 Below 20 ms nobody notices.
+A message waits for a commit to the queue before it is acknowledged: that is how quick the disk is.
 
 Examples:
   waystation status
